@@ -1,0 +1,52 @@
+# The appliance image: a vLLM base image plus what serving an omni model needs on top.
+# No "syntax=" line on purpose: a frontend image could not be pulled without a registry.
+#
+#   docker build --build-arg BASE_IMAGE=quay.io/ascend/vllm-ascend:v0.23.0 .
+#
+# Nothing here comes from a distribution's packages, so one file serves Debian and Ubuntu
+# (apt) and openEuler (dnf, yum) bases, on amd64 and arm64: ffmpeg is a static build from a
+# Python package, whose hash requirements/image.txt pins.
+ARG BASE_IMAGE=quay.io/ascend/vllm-ascend:v0.23.0
+# `own` keeps the base's entrypoint: the Ascend base sources CANN's environment in it.
+# `cleared` is for bases that start `vllm serve` whatever they are told to run, as the vLLM
+# project's CPU image does.
+ARG BASE_ENTRYPOINT=own
+
+FROM ${BASE_IMAGE} AS base-own
+
+FROM ${BASE_IMAGE} AS base-cleared
+ENTRYPOINT []
+
+FROM base-${BASE_ENTRYPOINT}
+ARG BASE_IMAGE
+ARG PIP_INDEX_URL=""
+ARG CONTEXT_HASH=""
+
+# The company's CA bundle comes as a build secret: it serves this step and is not kept.
+# Proxies are Docker's own predefined build arguments (HTTP_PROXY and so on).
+RUN --mount=type=bind,target=/tmp/context \
+    --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
+    set -eu; \
+    if [ -s /run/secrets/ca.pem ]; then \
+        export SSL_CERT_FILE=/run/secrets/ca.pem PIP_CERT=/run/secrets/ca.pem; \
+    fi; \
+    if [ -n "${PIP_INDEX_URL}" ]; then \
+        export PIP_INDEX_URL UV_DEFAULT_INDEX="${PIP_INDEX_URL}"; \
+    else \
+        unset PIP_INDEX_URL; \
+    fi; \
+    python3 -B /tmp/context/image/install.py /tmp/context; \
+    cd /; \
+    NUMBA_CACHE_DIR=/tmp/numba python3 -B /tmp/context/image/check.py; \
+    rm -rf /tmp/numba
+
+LABEL org.opencontainers.image.title="qwen3-omni-appliance" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}" \
+      appliance.context-hash="${CONTEXT_HASH}"
+
+EXPOSE 8000
+STOPSIGNAL SIGINT
+# A model may load for half an hour: until then a failing check says nothing.
+HEALTHCHECK --interval=30s --timeout=20s --start-period=30m --retries=3 \
+    CMD ["python3", "-m", "healthchecks", "ready"]

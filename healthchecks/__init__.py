@@ -1,0 +1,48 @@
+"""Probes for an OpenAI-compatible server that runs an omni model under vLLM.
+
+``live`` asks whether the server process answers, ``ready`` whether the engine generates, and
+``smoke`` whether text, image, audio and video requests work, each of them twice.
+
+The names below are loaded on first use: a program that merely imports this package pays neither
+for httpx nor for the probes.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the cost of importing typing
+if TYPE_CHECKING:
+    from healthchecks.health import live, ready
+    from healthchecks.probes import PROBE_NAMES
+    from healthchecks.report import write_junit
+    from healthchecks.suite import smoke
+    from healthchecks.target import ProbeResult, Target
+
+__all__ = [
+    "PROBE_NAMES",
+    "ProbeResult",
+    "Target",
+    "live",
+    "ready",
+    "smoke",
+    "write_junit",
+]
+
+_HOMES = {
+    "PROBE_NAMES": "probes",
+    "ProbeResult": "target",
+    "Target": "target",
+    "live": "health",
+    "ready": "health",
+    "smoke": "suite",
+    "write_junit": "report",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 - keeps the import of this package cheap
+
+    value: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

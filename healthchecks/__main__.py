@@ -1,0 +1,172 @@
+"""Command line: ``python -m healthchecks live|ready|smoke``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import healthchecks
+from healthchecks.probes import PROBE_NAMES
+from healthchecks.report import summary, text_line, to_json
+from healthchecks.target import DEFAULT_URL, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from healthchecks.target import ProbeResult
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+SECRET_FILE = Path("/run/secrets/appliance-api-key")
+# Seconds. A first request with media may compile operators for a minute or more.
+DEFAULT_TIMEOUTS = {"live": 5.0, "ready": 30.0, "smoke": 120.0}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="healthchecks",
+        description="Probe an omni model server.",
+        epilog="Exit status: 0 all passed, 1 a probe failed, 2 wrong usage.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    live = commands.add_parser("live", help="the server process answers")
+    ready = commands.add_parser("ready", help="the model is listed and generates a token")
+    smoke = commands.add_parser("smoke", help="text, image, audio and video requests work")
+    for name, command in {"live": live, "ready": ready, "smoke": smoke}.items():
+        _add_common_options(command, DEFAULT_TIMEOUTS[name])
+    smoke.add_argument("--junit", metavar="FILE", type=Path, help="write a JUnit XML report")
+    smoke.add_argument(
+        "--only",
+        metavar="PROBE",
+        nargs="+",
+        action="extend",
+        choices=PROBE_NAMES,
+        help=f"run only these probes: {', '.join(PROBE_NAMES)}",
+    )
+    smoke.add_argument(
+        "--max-tokens",
+        metavar="N",
+        type=int,
+        default=16,
+        help="the most tokens to generate in each probe (default: %(default)s)",
+    )
+    return parser
+
+
+def _add_common_options(command: argparse.ArgumentParser, timeout: float) -> None:
+    command.add_argument(
+        "--url",
+        default=os.environ.get("HEALTHCHECKS_URL") or DEFAULT_URL,
+        help=f"the server (default: $HEALTHCHECKS_URL, else {DEFAULT_URL})",
+    )
+    command.add_argument(
+        "--model", metavar="NAME", help="the model (default: the first that is served)"
+    )
+    command.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        type=Path,
+        help="file that holds the API key (default: the file in $HEALTHCHECKS_API_KEY_FILE, else "
+        f"{SECRET_FILE} where it is readable, else the key in $OPENAI_API_KEY)",
+    )
+    command.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=timeout,
+        help="the most seconds to wait, in smoke for each probe (default: %(default)g)",
+    )
+    command.add_argument("--json", action="store_true", help="print the results as a JSON list")
+
+
+def read_api_key(file: Path | None, environ: Mapping[str, str]) -> str | None:
+    """Return the API key of the first source that has one, or None.
+
+    Raises:
+        ValueError: a file that was asked for cannot be read or is empty.
+
+    """
+    if file is None and environ.get("HEALTHCHECKS_API_KEY_FILE"):
+        file = Path(environ["HEALTHCHECKS_API_KEY_FILE"])
+    if file is None and os.access(SECRET_FILE, os.R_OK):
+        file = SECRET_FILE
+    if file is None:
+        return environ.get("OPENAI_API_KEY", "").strip() or None
+    try:
+        key = file.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise ValueError(f"cannot read the API key file {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"the API key file {file} holds more than ASCII text") from None
+    if not key:
+        raise ValueError(f"the API key file {file} is empty")
+    return key
+
+
+def run(arguments: argparse.Namespace, target: Target) -> list[ProbeResult]:
+    """Run the command's probes; without --json, print each result as it comes."""
+
+    def show(result: ProbeResult) -> None:
+        if not arguments.json:
+            width = max(map(len, PROBE_NAMES)) if arguments.command == "smoke" else 0
+            print(text_line(result, width), flush=True)
+
+    if arguments.command == "smoke":
+        return healthchecks.smoke(target, show, arguments.only, arguments.max_tokens)
+    probe = healthchecks.live if arguments.command == "live" else healthchecks.ready
+    result = probe(target)
+    show(result)
+    return [result]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    junit: Path | None = getattr(arguments, "junit", None)
+    try:
+        key = read_api_key(arguments.api_key_file, os.environ)
+        target = Target(arguments.url, arguments.model, key, arguments.timeout)
+        # Said now rather than after minutes of probing.
+        if junit is not None and (junit.is_dir() or not junit.absolute().parent.is_dir()):
+            raise ValueError(f"cannot write the JUnit report {junit}: no such folder")
+        results = run(arguments, target)
+    except ValueError as error:
+        parser.error(str(error))
+    if arguments.json:
+        print(to_json(results), flush=True)
+    if junit is not None:
+        try:
+            healthchecks.write_junit(results, junit)
+        except OSError as error:
+            parser.error(f"cannot write the JUnit report {junit}: {error.strerror}")
+    if arguments.command == "smoke" and not arguments.json:
+        print(summary(results), file=sys.stderr)
+    return EXIT_OK if all(result.ok for result in results) else EXIT_FAILED
+
+
+def entry_point() -> int:
+    """Run main for a process: no traceback for an interrupt or a closed pipe."""
+    for output in (sys.stdout, sys.stderr):
+        # Under an ASCII locale a character of a response must not end the run.
+        output.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has left; keep the interpreter from failing again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(entry_point())

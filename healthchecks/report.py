@@ -1,0 +1,88 @@
+"""Results as text, JSON and JUnit XML."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from healthchecks.target import ProbeResult
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def text_line(result: ProbeResult, width: int) -> str:
+    """Return a result as one line, its probe name padded to ``width`` characters."""
+    verdict = "ok" if result.ok else "FAIL"
+    return f"{verdict:<4}  {result.probe:<{width}}  {result.seconds:8.3f} s  {result.detail}"
+
+
+def summary(results: Sequence[ProbeResult]) -> str:
+    """Return the outcome of a run as one line."""
+    failed = [result.probe for result in results if not result.ok]
+    seconds = sum(result.seconds for result in results)
+    if failed:
+        return (
+            f"{len(failed)} of {len(results)} probes FAILED in {seconds:.1f} s: {', '.join(failed)}"
+        )
+    return f"all {len(results)} probes passed in {seconds:.1f} s"
+
+
+def to_json(results: Sequence[ProbeResult]) -> str:
+    """Return the results as one JSON list of objects with probe, ok, seconds and detail."""
+    return json.dumps([asdict(result) for result in results], indent=2)
+
+
+def write_junit(results: Sequence[ProbeResult], path: str | os.PathLike[str]) -> None:
+    """Write the results as a JUnit XML file; one that is there is replaced in one step.
+
+    Raises:
+        OSError: the file cannot be written. A file that was there is then unchanged.
+
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(_junit(results))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _junit(results: Sequence[ProbeResult]) -> bytes:
+    suite = ET.Element(
+        "testsuite",
+        name="smoke",
+        tests=str(len(results)),
+        failures=str(sum(not result.ok for result in results)),
+        errors="0",
+        skipped="0",
+        time=f"{sum(result.seconds for result in results):.3f}",
+    )
+    for result in results:
+        case = ET.SubElement(
+            suite,
+            "testcase",
+            classname="healthchecks.smoke",
+            name=_xml_text(result.probe),
+            time=f"{result.seconds:.3f}",
+        )
+        detail = _xml_text(result.detail)
+        if result.ok:
+            ET.SubElement(case, "system-out").text = detail
+        else:
+            ET.SubElement(case, "failure", message=detail).text = detail
+    ET.indent(suite)
+    document: bytes = ET.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return document + b"\n"
+
+
+def _xml_text(text: str) -> str:
+    return _NOT_XML.sub(lambda match: f"\\x{ord(match[0]):02x}", text)

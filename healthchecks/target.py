@@ -1,0 +1,84 @@
+"""What is probed, and what a probe says."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+# A wait longer than a day is a mistake; far longer ones overflow the socket timeout.
+MAX_TIMEOUT_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server to probe.
+
+    Attributes:
+        url: where the server listens, such as ``http://127.0.0.1:8000``; a trailing ``/v1`` is
+            accepted and means the same server.
+        model: the model to ask for; None takes the first one that the server lists.
+        api_key: sent as a bearer token; None sends none. Never shown by ``repr`` nor in a result.
+        timeout: seconds. ``live`` and ``ready`` take at most about this long in all; in a smoke
+            run it holds for each probe.
+
+    Raises:
+        ValueError: a value cannot work. The message never holds the key or a password.
+
+    """
+
+    url: str = DEFAULT_URL
+    model: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse here what would otherwise fail in the middle of a probe."""
+        _check_url(self.url)
+        if self.api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", self.api_key):
+            raise ValueError("the API key must be visible ASCII characters without spaces")
+        if not (math.isfinite(self.timeout) and 0 < self.timeout <= MAX_TIMEOUT_SECONDS):
+            raise ValueError(
+                f"the timeout must be more than 0 and at most {MAX_TIMEOUT_SECONDS:g} seconds, "
+                f"not {self.timeout!r}"
+            )
+
+    @property
+    def base_url(self) -> str:
+        """The URL without a trailing slash and without ``/v1``."""
+        return self.url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """The verdict of one probe.
+
+    Attributes:
+        probe: the probe's name.
+        ok: whether it passed.
+        seconds: how long it took, to the millisecond.
+        detail: one printable line: what was measured, or the response or error that failed it.
+
+    """
+
+    probe: str
+    ok: bool
+    seconds: float
+    detail: str
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError("the URL has a bad host or port") from None
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("the URL must not carry a user name or password; use an API key file")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+        raise ValueError(f"the URL must look like {DEFAULT_URL}, not {url!r}")
+    if parts.query or parts.fragment:
+        raise ValueError(f"the URL must end with the port or a path, not {url!r}")

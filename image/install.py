@@ -1,0 +1,122 @@
+"""Adds the appliance's Python packages to a base image, and takes nothing of the base away.
+
+Runs inside `docker build`, with the base's own Python. What the base already has stays at
+the base's version (on Ascend those versions are tuned to CANN); only what is missing is
+installed, from the lock file, with its hashes checked and without dependency resolution.
+Then the layer is made lean: no bytecode but for what starts often, no test suites, no
+debugging symbols.
+"""
+
+from __future__ import annotations
+
+import compileall
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+SITE = Path(sysconfig.get_path("purelib"))
+# Imported on every start or every probe: worth their bytecode on a read-only root.
+COMPILED = ("appliance", "healthchecks", "qwen_omni_utils", "av", "librosa", "docker")
+# Only where the tests are a package's own and nothing at run time imports them.
+TESTS_OF = ("scipy", "sklearn", "joblib", "pooch", "numba")
+
+
+def canonical(name: str) -> str:
+    """Return a distribution's name in the form of PEP 503."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def installed() -> set[str]:
+    """Return the canonical names of all distributions in the image."""
+    names = (dist.metadata["Name"] for dist in importlib.metadata.distributions())
+    return {canonical(name) for name in names if name}
+
+
+def entries(lock: str) -> list[str]:
+    """Split a lock file into its requirements, each with its hashes."""
+    joined = re.sub(r"\\\n\s*", " ", lock)
+    return [line for line in joined.splitlines() if line and not line.startswith("#")]
+
+
+def missing(lock: str, present: set[str]) -> list[str]:
+    """Return the lock's requirements that the base image does not have in any version."""
+    wanted = []
+    for entry in entries(lock):
+        name = re.split(r"[=\s;\[]", entry, maxsplit=1)[0]
+        if canonical(name) not in present:
+            wanted.append(entry)
+    return wanted
+
+
+def installer() -> list[str]:
+    """Return the command line of an installer that the base image offers."""
+    pip = [sys.executable, "-m", "pip", "install", "--no-cache-dir", "--no-compile"]
+    if subprocess.run([*pip[:3], "--version"], capture_output=True, check=False).returncode == 0:
+        return [*pip, "--disable-pip-version-check", "--root-user-action=ignore"]
+    if uv := shutil.which("uv"):
+        # The vLLM project's CPU image is made with uv and has no pip.
+        return [uv, "pip", "install", "--no-cache", "--python", sys.executable]
+    subprocess.run([sys.executable, "-m", "ensurepip"], check=True)
+    return [*pip, "--disable-pip-version-check", "--root-user-action=ignore"]
+
+
+def prune(fresh: set[str]) -> None:
+    """Remove the test suites, and the debugging symbols, of packages that this layer added."""
+    for package in TESTS_OF:
+        if canonical(package) in fresh or (package == "sklearn" and "scikit-learn" in fresh):
+            for folder in sorted((SITE / package).rglob("tests")):
+                shutil.rmtree(folder, ignore_errors=True)
+    strip = shutil.which("strip")
+    if strip is None:
+        return
+    # Extension modules only: the libraries in `*.libs` were rewritten by auditwheel, and
+    # stripping those can damage them. PyAV's modules alone lose 26 MB.
+    for package in ("av", "scipy", "sklearn"):
+        if canonical(package) in fresh or (package == "sklearn" and "scikit-learn" in fresh):
+            for module in (SITE / package).rglob("*.so"):
+                subprocess.run([strip, "--strip-unneeded", str(module)], check=False)
+
+
+def link_ffmpeg() -> None:
+    """Put the wheel's static ffmpeg on PATH, unless the base image brings its own."""
+    if shutil.which("ffmpeg"):
+        return
+    import imageio_ffmpeg
+
+    target = Path("/usr/local/bin/ffmpeg")
+    target.symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+
+
+def main(source: Path) -> None:
+    """Install the lock's missing packages and the project in `source`, then prune."""
+    before = installed()
+    lock = source / "requirements" / "image.txt"
+    wanted = missing(lock.read_text(encoding="utf-8"), before)
+    requirements = Path("/tmp/appliance-requirements.txt")  # noqa: S108 (inside a build)
+    requirements.write_text("\n".join(wanted) + "\n", encoding="utf-8")
+    command = installer()
+    environment = {**os.environ, "UV_LINK_MODE": "copy"}
+    subprocess.run(
+        [*command, "--no-deps", "--require-hashes", "-r", str(requirements)],
+        check=True,
+        env=environment,
+    )
+    requirements.unlink()
+    project = Path("/tmp/appliance-src")  # noqa: S108 (the bind mount is read-only)
+    shutil.copytree(source, project)
+    subprocess.run([*command, "--no-deps", str(project)], check=True, env=environment)
+    shutil.rmtree(project)
+    importlib.invalidate_caches()
+    prune(installed() - before)
+    link_ffmpeg()
+    for package in COMPILED:
+        compileall.compile_dir(SITE / package, quiet=2)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

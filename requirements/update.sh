@@ -1,0 +1,15 @@
+#!/bin/sh
+# Remakes the lock files from pyproject.toml, for every platform and Python that is supported.
+# Needs `uv`. Run it from anywhere: `requirements/update.sh [--upgrade]`.
+set -eu
+cd "$(dirname "$0")/.."
+lock() { # lock OUTPUT [OPTION ...]
+    out=$1; shift
+    uv pip compile --universal --python-version 3.10 --generate-hashes --no-annotate \
+        --no-emit-index-url --no-header --quiet "$@" --output-file "requirements/$out" pyproject.toml
+}
+lock launcher.txt "$@"
+lock image.txt --extra image --constraint requirements/launcher.txt "$@"
+lock dev.txt --extra dev --constraint requirements/launcher.txt "$@"
+printf 'hatchling\n' | uv pip compile --universal --python-version 3.10 --generate-hashes \
+    --no-annotate --no-emit-index-url --no-header --quiet "$@" --output-file requirements/build.txt -
