@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import healthchecks
 from healthchecks.probes import PROBE_NAMES
 from healthchecks.report import summary, text_line, to_json
-from healthchecks.target import DEFAULT_URL, Target
+from healthchecks.target import DEFAULT_MAX_TOKENS, DEFAULT_URL, Target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,23 +25,30 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 SECRET_FILE = Path("/run/secrets/appliance-api-key")
-# Seconds. A first request with media may compile operators for a minute or more.
-DEFAULT_TIMEOUTS = {"live": 5.0, "ready": 30.0, "smoke": 120.0}
+# Purpose, and the default timeout in seconds. A first request with media may compile operators
+# for a minute or more.
+COMMANDS = {
+    "live": ("the server process answers", 5.0),
+    "ready": ("the model is listed and generates a token", 30.0),
+    "smoke": ("text, image, audio and video requests work, each twice", 120.0),
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="healthchecks",
+        prog="python3 -m healthchecks",
         description="Probe an omni model server.",
         epilog="Exit status: 0 all passed, 1 a probe failed, 2 wrong usage.",
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    live = commands.add_parser("live", help="the server process answers")
-    ready = commands.add_parser("ready", help="the model is listed and generates a token")
-    smoke = commands.add_parser("smoke", help="text, image, audio and video requests work")
-    for name, command in {"live": live, "ready": ready, "smoke": smoke}.items():
-        _add_common_options(command, DEFAULT_TIMEOUTS[name])
+    for name, (purpose, timeout) in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=purpose, description=f"Check that {purpose}.", allow_abbrev=False
+        )
+        _add_common_options(command, timeout)
+    smoke = commands.choices["smoke"]
     smoke.add_argument("--junit", metavar="FILE", type=Path, help="write a JUnit XML report")
     smoke.add_argument(
         "--only",
@@ -53,11 +61,18 @@ def build_parser() -> argparse.ArgumentParser:
     smoke.add_argument(
         "--max-tokens",
         metavar="N",
-        type=int,
-        default=16,
+        type=_positive,
+        default=DEFAULT_MAX_TOKENS,
         help="the most tokens to generate in each probe (default: %(default)s)",
     )
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
 
 
 def _add_common_options(command: argparse.ArgumentParser, timeout: float) -> None:
@@ -95,19 +110,26 @@ def read_api_key(file: Path | None, environ: Mapping[str, str]) -> str | None:
     """
     if file is None and environ.get("HEALTHCHECKS_API_KEY_FILE"):
         file = Path(environ["HEALTHCHECKS_API_KEY_FILE"])
-    if file is None and os.access(SECRET_FILE, os.R_OK):
-        file = SECRET_FILE
-    if file is None:
-        return environ.get("OPENAI_API_KEY", "").strip() or None
+    if file is not None:
+        key = _read_key_file(file)
+        if not key:
+            raise ValueError(f"the API key file {file} is empty")
+        return key
+    if os.access(SECRET_FILE, os.R_OK):
+        # Nobody asked for this file by name: an empty one only means that no key is set.
+        key = _read_key_file(SECRET_FILE)
+        if key:
+            return key
+    return environ.get("OPENAI_API_KEY", "").strip() or None
+
+
+def _read_key_file(file: Path) -> str:
     try:
-        key = file.read_text(encoding="ascii").strip()
+        return file.read_text(encoding="ascii").strip()
     except OSError as error:
         raise ValueError(f"cannot read the API key file {file}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ValueError(f"the API key file {file} holds more than ASCII text") from None
-    if not key:
-        raise ValueError(f"the API key file {file} is empty")
-    return key
 
 
 def run(arguments: argparse.Namespace, target: Target) -> list[ProbeResult]:
@@ -130,16 +152,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    junit: Path | None = getattr(arguments, "junit", None)
+    junit: Path | None = arguments.junit if arguments.command == "smoke" else None
     try:
         key = read_api_key(arguments.api_key_file, os.environ)
         target = Target(arguments.url, arguments.model, key, arguments.timeout)
-        # Said now rather than after minutes of probing.
-        if junit is not None and (junit.is_dir() or not junit.absolute().parent.is_dir()):
-            raise ValueError(f"cannot write the JUnit report {junit}: no such folder")
-        results = run(arguments, target)
     except ValueError as error:
         parser.error(str(error))
+    # Said now rather than after minutes of probing.
+    if junit is not None and (junit.is_dir() or not junit.absolute().parent.is_dir()):
+        parser.error(f"cannot write the JUnit report {junit}: not a file in a folder that exists")
+    results = run(arguments, target)
     if arguments.json:
         print(to_json(results), flush=True)
     if junit is not None:
@@ -156,7 +178,8 @@ def entry_point() -> int:
     """Run main for a process: no traceback for an interrupt or a closed pipe."""
     for output in (sys.stdout, sys.stderr):
         # Under an ASCII locale a character of a response must not end the run.
-        output.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")
     try:
         return main()
     except KeyboardInterrupt:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import httpx
 
@@ -48,6 +49,7 @@ class ServedModel:
     max_model_len: int | None
 
 
+@final
 class Session:
     """A series of requests to one target.
 
@@ -59,13 +61,15 @@ class Session:
         self._models: list[ServedModel] = []
         self._deadline = 0.0
         self.deadline_in(target.timeout)
-        headers = {"Accept-Encoding": "identity", "User-Agent": "healthchecks"}
+        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
         if target.api_key is not None:
             headers["Authorization"] = f"Bearer {target.api_key}"
         self._client = httpx.Client(
             headers=headers,
             # A proxy from the environment must never see requests to this server, nor the key.
             trust_env=False,
+            # The system's certificates, which hold a company's own authority where there is one.
+            verify=ssl.create_default_context(),
             follow_redirects=False,
             # A connection for each probe, so that a dead server shows as a refused connection and
             # not as a broken one from before.
@@ -136,10 +140,12 @@ class Session:
         if remaining <= 0:
             raise ProbeError(f"no time left for {method} {path} within {self._period:g} s")
         waits = httpx.Timeout(remaining, connect=min(remaining, MAX_CONNECT_SECONDS))
+        # Not httpx's own encoding, which fails on a model name that is not valid Unicode.
+        content = None if payload is None else json.dumps(payload).encode("ascii")
         body = bytearray()
         try:
             with self._client.stream(
-                method, self.target.base_url + path, json=payload, timeout=waits
+                method, self.target.base_url + path, content=content, timeout=waits
             ) as response:
                 for part in response.iter_bytes():
                     body += part
@@ -153,10 +159,8 @@ class Session:
     def _check_progress(self, method: str, path: str, body: bytearray) -> None:
         # httpx bounds each wait for bytes; only this bounds a body that trickles in.
         if time.monotonic() > self._deadline:
-            raise ProbeError(
-                f"no complete answer to {method} {path} within {self._period:g} s; "
-                f"received so far: {self.clean(body.decode('utf-8', 'replace'))}"
-            )
+            reason = f"no complete answer to {method} {path} within {self._period:g} s"
+            raise ProbeError(reason + self._received(body))
         if len(body) > MAX_BODY_BYTES:
             raise ProbeError(f"the answer to {method} {path} is longer than {MAX_BODY_BYTES} bytes")
 
@@ -172,9 +176,10 @@ class Session:
             reason = f"no answer to {method} {path} within {self._period:g} s ({reason})"
         else:
             reason = f"{method} {path} broke off: {reason}"
-        if body:
-            reason += f"; received so far: {self.clean(body.decode('utf-8', 'replace'))}"
-        return ProbeError(self.clean(reason))
+        return ProbeError(self.clean(reason) + self._received(body))
+
+    def _received(self, body: bytearray) -> str:
+        return f"; received so far: {self.clean(body.decode('utf-8', 'replace'))}" if body else ""
 
 
 def _served_models(reply: Reply) -> list[ServedModel]:

@@ -19,6 +19,7 @@ GUIDE_PROMPT = "Analyze this audio, image, and video together."
 # A refusal costs the server no generation, so it may not take long.
 MAX_REFUSAL_SECONDS = 30.0
 MAX_CONTEXT_TOKENS = 4_000_000
+HTTP_CLIENT_ERRORS = range(400, 500)
 # 4xx that say something about the caller or the load, and nothing about the length of the prompt.
 UNRELATED_REFUSALS = (401, 403, 404, 405, 408, 429)
 
@@ -57,9 +58,9 @@ def _over_limit(session: Session, max_tokens: int) -> str:
     payload = chat.request(session, f"{chat.nonce()} {words}", max_tokens)
     session.deadline_in(min(session.target.timeout, MAX_REFUSAL_SECONDS))
     reply = session.post(chat.COMPLETIONS_PATH, payload)
-    expected = f"a prompt of more than {limit} tokens must be refused with HTTP 4xx"
-    if not 400 <= reply.status < 500 or reply.status in UNRELATED_REFUSALS:
-        raise ProbeError(f"{expected}, but the answer was {reply.quote}")
+    if reply.status not in HTTP_CLIENT_ERRORS or reply.status in UNRELATED_REFUSALS:
+        wanted = f"a prompt of more than {limit} tokens must be refused as too long"
+        raise ProbeError(f"{wanted}, but the answer was {reply.quote}")
     message = _error_message(reply.json())
     if not message:
         raise ProbeError(f"refused, but without an error message: {reply.quote}")

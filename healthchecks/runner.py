@@ -27,4 +27,4 @@ def attempt(
     except OSError as error:  # a media file of the installation
         failure, detail = error, f"cannot read a file of the probe: {error}"
     seconds = round(time.monotonic() - start, 3)
-    return ProbeResult(name, failure is None, seconds, detail), failure
+    return ProbeResult(name, ok=failure is None, seconds=seconds, detail=detail), failure

@@ -8,14 +8,13 @@ from healthchecks.client import Session
 from healthchecks.errors import UnreachableError
 from healthchecks.probes import PROBE_NAMES, PROBES
 from healthchecks.runner import attempt
-from healthchecks.target import ProbeResult
+from healthchecks.target import DEFAULT_MAX_TOKENS, ProbeResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from healthchecks.target import Target
 
-DEFAULT_MAX_TOKENS = 16
 MAX_REFUSED_CONNECTIONS = 3
 
 
@@ -53,7 +52,9 @@ def smoke(
             if only and probe.name not in only:
                 continue
             if refused >= MAX_REFUSED_CONNECTIONS:
-                result = ProbeResult(probe.name, False, 0.0, "skipped: server unreachable")
+                result = ProbeResult(
+                    probe.name, ok=False, seconds=0.0, detail="skipped: server unreachable"
+                )
             else:
                 session.deadline_in(target.timeout)
                 result, error = attempt(probe.name, probe.run, session, max_tokens)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_MAX_TOKENS = 16
 
 # A wait longer than a day is a mistake; far longer ones overflow the socket timeout.
 MAX_TIMEOUT_SECONDS = 86_400.0

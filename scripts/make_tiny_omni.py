@@ -159,7 +159,7 @@ WORDS: Final = (
     " beep beeps tone pitch high low voice noise silence"
     " moves moving left right up down still large small top bottom middle"
     " what which how many do you see hear colour color shape describe answer together"
-    " What The"
+    " What The pink brown fast slow"
 ).split()
 
 

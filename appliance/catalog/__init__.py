@@ -1,0 +1,1 @@
+"""What is known about products, releases, models and platforms: data, with its sources."""

@@ -1,0 +1,145 @@
+"""Reads the catalog's files into typed values. Each file is read once, when first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from appliance import yamlfile
+
+DATA = Path(__file__).parent / "data"
+
+
+@dataclass(frozen=True)
+class LocalBase:
+    """How to make a base image where no registry answers."""
+
+    dockerfile: str
+    image: str
+    debian: str
+    debian_suite: str
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What a kind of host needs, whatever the model and the product."""
+
+    title: str
+    model: str
+    release: str
+    tensor_parallel_size: int
+    expert_parallel: bool
+    base_image: str
+    base_entrypoint: Literal["own", "cleared"]
+    shm_size: str
+    mirrors: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    args: tuple[tuple[str, ...], ...] = ()
+    local_base: LocalBase | None = None
+
+
+@dataclass(frozen=True)
+class ManagementDevice:
+    """A device node that every NPU needs, and the host nodes that may stand for it."""
+
+    container: str
+    host: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DriverPath:
+    """A file or folder of the host's driver that the container needs, at its own path."""
+
+    path: str
+    required: bool
+
+
+@dataclass(frozen=True)
+class Product:
+    """An Ascend product: image flavour, device nodes and driver paths."""
+
+    title: str
+    image_suffix: str
+    npu_device: str
+    management_devices: tuple[ManagementDevice, ...]
+    driver_paths: tuple[DriverPath, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that the appliance knows."""
+
+    platforms: tuple[str, ...]
+    max_model_len: int | None = None
+    limit_mm_per_prompt: Mapping[str, int] = field(default_factory=dict)
+    reasoning_parser: str | None = None
+    weights_gib: float | None = None
+    bundled: bool = False
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release of vllm-ascend and the vLLM release of the same number."""
+
+    vllm: str
+    cann: str
+    date: str
+    python: str
+    no_media_domain: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@lru_cache
+def _file(name: str) -> Mapping[str, Mapping[str, Any]]:
+    content: Mapping[str, Mapping[str, Any]] = yamlfile.read(DATA / f"{name}.yaml")
+    return content
+
+
+@lru_cache
+def platforms() -> Mapping[str, Platform]:
+    """Return the platforms by name."""
+    table = {}
+    for name, row in _file("platforms").items():
+        values = dict(row)
+        values["mirrors"] = tuple(row.get("mirrors", ()))
+        values["args"] = tuple(tuple(group) for group in row.get("args", ()))
+        local = row.get("local_base")
+        values["local_base"] = LocalBase(**local) if local else None
+        table[name] = Platform(**values)
+    return table
+
+
+@lru_cache
+def products() -> Mapping[str, Product]:
+    """Return the Ascend products by name."""
+    table = {}
+    for name, row in _file("products").items():
+        values = dict(row)
+        values["management_devices"] = tuple(
+            ManagementDevice(item["container"], tuple(item["host"]))
+            for item in row["management_devices"]
+        )
+        values["driver_paths"] = tuple(DriverPath(**item) for item in row["driver_paths"])
+        table[name] = Product(**values)
+    return table
+
+
+@lru_cache
+def models() -> Mapping[str, Model]:
+    """Return the known models by id."""
+    return {
+        name: Model(**{**row, "platforms": tuple(row["platforms"])})
+        for name, row in _file("models").items()
+    }
+
+
+@lru_cache
+def releases() -> Mapping[str, Release]:
+    """Return the known releases by tag."""
+    return {
+        name: Release(**{**row, "date": str(row["date"])})
+        for name, row in _file("releases").items()
+    }

@@ -1,0 +1,196 @@
+"""Layers of configuration: defaults, then appliance.yaml, then APPLIANCE_*, then flags."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from appliance.config.model import Config
+from appliance.errors import ApplianceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+DEFAULT_FILE = "appliance.yaml"
+PREFIX = "APPLIANCE_"
+# Variables of the launcher itself, which are no configuration keys.
+RESERVED = frozenset({"APPLIANCE_DEBUG", "APPLIANCE_CONFIG"})
+
+
+@dataclass(frozen=True)
+class Key:
+    """One configuration key: its dotted name, default, and what the schema says of it."""
+
+    name: str
+    default: Any
+    field: dataclasses.Field[Any]
+
+    @property
+    def variable(self) -> str:
+        """The name of its environment variable."""
+        return PREFIX + self.name.upper().replace(".", "_")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A validated configuration and, for each key that was set, where its value comes from."""
+
+    config: Config
+    origins: Mapping[str, str]
+
+    def value(self, name: str) -> Any:
+        """Return the effective value of a dotted key."""
+        value: Any = self.config
+        for part in name.split("."):
+            value = getattr(value, part)
+        return value
+
+
+def keys(cls: Any = Config, prefix: str = "") -> Iterator[Key]:
+    """Yield every configuration key, in the order of the model."""
+    for field in dataclasses.fields(cls):
+        factory = field.default_factory
+        if dataclasses.is_dataclass(factory):
+            yield from keys(factory, f"{prefix}{field.name}.")
+            continue
+        default = field.default if factory is dataclasses.MISSING else factory()
+        yield Key(prefix + field.name, default, field)
+
+
+def load(
+    file: Path | None, environment: Mapping[str, str], overrides: Sequence[str] = ()
+) -> Loaded:
+    """Read all layers and validate the result.
+
+    `file` is the path that the operator named; without one, `appliance.yaml` in the current
+    folder is read if it exists. `overrides` are `KEY=VALUE` with dotted keys. Raises
+    `ApplianceError` (config-invalid, config-unknown-key).
+    """
+    layers: dict[str, tuple[Any, str]] = {}
+    if path := _path(file, environment):
+        layers.update(_from_file(path))
+    if any(name.startswith(PREFIX) for name in environment):
+        layers.update(_from_environment(environment))
+    if overrides:
+        layers.update(_from_flags(overrides))
+    if not layers:
+        return Loaded(Config(), {})
+    return Loaded(_validate(layers), {name: origin for name, (_, origin) in layers.items()})
+
+
+def _path(file: Path | None, environment: Mapping[str, str]) -> Path | None:
+    named = file or (Path(value) if (value := environment.get("APPLIANCE_CONFIG")) else None)
+    if named is not None:
+        if not named.is_file():
+            raise ApplianceError("config-invalid", f"There is no configuration file {named}.")
+        return named
+    default = Path(DEFAULT_FILE)
+    return default if default.is_file() else None
+
+
+def _from_file(path: Path) -> dict[str, tuple[Any, str]]:
+    import yaml
+
+    from appliance import yamlfile
+
+    try:
+        content = yamlfile.read(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ApplianceError("config-invalid", f"{path} can't be read: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ApplianceError("config-invalid", f"{path} must be a mapping of keys to values.")
+    return {
+        name: (value, str(path)) for name, value in _flatten(content, Config, "", str(path))
+    }
+
+
+def _flatten(
+    content: Mapping[Any, Any], cls: Any, prefix: str, origin: str
+) -> Iterator[tuple[str, Any]]:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name, value in content.items():
+        if name not in fields:
+            raise _unknown(f"{prefix}{name}", origin)
+        factory = fields[name].default_factory
+        if not dataclasses.is_dataclass(factory):
+            yield f"{prefix}{name}", value
+        elif isinstance(value, dict):
+            yield from _flatten(value, factory, f"{prefix}{name}.", origin)
+        elif value is not None:
+            raise ApplianceError(
+                "config-invalid", f"{prefix}{name} in {origin} must be a section of keys."
+            )
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
+    known = {key.variable: key.name for key in keys()}
+    layer = {}
+    for variable, text in environment.items():
+        if not variable.startswith(PREFIX) or variable in RESERVED:
+            continue
+        if variable not in known:
+            raise _unknown(variable, "the environment", known)
+        layer[known[variable]] = (_parse(text, variable), variable)
+    return layer
+
+
+def _from_flags(overrides: Sequence[str]) -> dict[str, tuple[Any, str]]:
+    known = {key.name for key in keys()}
+    layer = {}
+    for override in overrides:
+        name, separator, text = override.partition("=")
+        if not separator:
+            raise ApplianceError("config-invalid", f"--set {override}: expected KEY=VALUE.")
+        if name not in known:
+            raise _unknown(name, "a flag")
+        layer[name] = (_parse(text, f"--set {name}"), "flag")
+    return layer
+
+
+def _parse(text: str, origin: str) -> Any:
+    import yaml
+
+    from appliance import yamlfile
+
+    try:
+        return yamlfile.parse(text)
+    except yaml.YAMLError as error:
+        raise ApplianceError("config-invalid", f"{origin}: {error}") from error
+
+
+def _unknown(name: str, origin: str, known: Mapping[str, str] | None = None) -> ApplianceError:
+    import difflib
+
+    candidates = list(known) if known is not None else [key.name for key in keys()]
+    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return ApplianceError("config-unknown-key", f"{name} (from {origin}) is not a key.{hint}")
+
+
+def _validate(layers: Mapping[str, tuple[Any, str]]) -> Config:
+    from pydantic import TypeAdapter, ValidationError
+
+    nested: dict[str, Any] = {}
+    for name, (value, _) in layers.items():
+        section, _, leaf = name.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[leaf] = value
+    try:
+        return TypeAdapter(Config).validate_python(nested)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_url=False):
+            where = ".".join(str(part) for part in problem["loc"])
+            origin = next((o for n, (_, o) in layers.items() if where.startswith(n)), "?")
+            lines.append(f"{where} (from {origin}): {problem['msg']}; got {problem['input']!r}")
+        raise ApplianceError("config-invalid", "\n".join(lines)) from error
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of `appliance.yaml`."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Config).json_schema()
