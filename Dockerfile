@@ -20,26 +20,24 @@ ENTRYPOINT []
 FROM base-${BASE_ENTRYPOINT}
 ARG BASE_IMAGE
 ARG PIP_INDEX_URL=""
-ARG CONTEXT_HASH=""
 
-# The company's CA bundle comes as a build secret: it serves this step and is not kept.
+# The company's CA bundle comes as a build secret: it serves these steps and is not kept.
 # Proxies are Docker's own predefined build arguments (HTTP_PROXY and so on).
+RUN --mount=type=bind,source=image,target=/tmp/context/image \
+    --mount=type=bind,source=requirements,target=/tmp/context/requirements \
+    --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
+    . /tmp/context/image/trust.sh; \
+    python3 -B /tmp/context/image/install.py packages /tmp/context/requirements/image.txt
+
+# What changes often comes last and needs no network but for the build backend.
 RUN --mount=type=bind,target=/tmp/context \
     --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
-    set -eu; \
-    if [ -s /run/secrets/ca.pem ]; then \
-        export SSL_CERT_FILE=/run/secrets/ca.pem PIP_CERT=/run/secrets/ca.pem; \
-    fi; \
-    if [ -n "${PIP_INDEX_URL}" ]; then \
-        export PIP_INDEX_URL UV_DEFAULT_INDEX="${PIP_INDEX_URL}"; \
-    else \
-        unset PIP_INDEX_URL; \
-    fi; \
-    python3 -B /tmp/context/image/install.py /tmp/context; \
-    cd /; \
-    NUMBA_CACHE_DIR=/tmp/numba python3 -B /tmp/context/image/check.py; \
+    . /tmp/context/image/trust.sh; \
+    python3 -B /tmp/context/image/install.py project /tmp/context; \
+    cd /; NUMBA_CACHE_DIR=/tmp/numba python3 -B /tmp/context/image/check.py; \
     rm -rf /tmp/numba
 
+ARG CONTEXT_HASH=""
 LABEL org.opencontainers.image.title="qwen3-omni-appliance" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="${BASE_IMAGE}" \

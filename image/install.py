@@ -17,11 +17,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 SITE = Path(sysconfig.get_path("purelib"))
 # Imported on every start or every probe: worth their bytecode on a read-only root.
-COMPILED = ("appliance", "healthchecks", "qwen_omni_utils", "av", "librosa", "docker")
+COMPILED = ("qwen_omni_utils", "av", "librosa", "docker")
+PROJECT = ("appliance", "healthchecks")
 # Only where the tests are a package's own and nothing at run time imports them.
 TESTS_OF = ("scipy", "sklearn", "joblib", "pooch", "numba")
 
@@ -65,10 +67,15 @@ def installer() -> list[str]:
     return [*pip, "--disable-pip-version-check", "--root-user-action=ignore"]
 
 
+def distribution(package: str) -> str:
+    """Return the name of the distribution that an import package comes from."""
+    return {"sklearn": "scikit-learn"}.get(package, canonical(package))
+
+
 def prune(fresh: set[str]) -> None:
     """Remove the test suites, and the debugging symbols, of packages that this layer added."""
     for package in TESTS_OF:
-        if canonical(package) in fresh or (package == "sklearn" and "scikit-learn" in fresh):
+        if distribution(package) in fresh:
             for folder in sorted((SITE / package).rglob("tests")):
                 shutil.rmtree(folder, ignore_errors=True)
     strip = shutil.which("strip")
@@ -77,7 +84,7 @@ def prune(fresh: set[str]) -> None:
     # Extension modules only: the libraries in `*.libs` were rewritten by auditwheel, and
     # stripping those can damage them. PyAV's modules alone lose 26 MB.
     for package in ("av", "scipy", "sklearn"):
-        if canonical(package) in fresh or (package == "sklearn" and "scikit-learn" in fresh):
+        if distribution(package) in fresh:
             for module in (SITE / package).rglob("*.so"):
                 subprocess.run([strip, "--strip-unneeded", str(module)], check=False)
 
@@ -92,25 +99,14 @@ def link_ffmpeg() -> None:
     target.symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
 
 
-def main(source: Path) -> None:
-    """Install the lock's missing packages and the project in `source`, then prune."""
+def install_packages(lock: Path) -> None:
+    """Install what the lock file has and the base has not, and make the layer lean."""
     before = installed()
-    lock = source / "requirements" / "image.txt"
     wanted = missing(lock.read_text(encoding="utf-8"), before)
-    requirements = Path("/tmp/appliance-requirements.txt")  # noqa: S108 (inside a build)
-    requirements.write_text("\n".join(wanted) + "\n", encoding="utf-8")
-    command = installer()
-    environment = {**os.environ, "UV_LINK_MODE": "copy"}
-    subprocess.run(
-        [*command, "--no-deps", "--require-hashes", "-r", str(requirements)],
-        check=True,
-        env=environment,
-    )
-    requirements.unlink()
-    project = Path("/tmp/appliance-src")  # noqa: S108 (the bind mount is read-only)
-    shutil.copytree(source, project)
-    subprocess.run([*command, "--no-deps", str(project)], check=True, env=environment)
-    shutil.rmtree(project)
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as requirements:
+        requirements.write("\n".join(wanted) + "\n")
+        requirements.flush()
+        run_installer("--no-deps", "--require-hashes", "-r", requirements.name)
     importlib.invalidate_caches()
     prune(installed() - before)
     link_ffmpeg()
@@ -118,5 +114,22 @@ def main(source: Path) -> None:
         compileall.compile_dir(SITE / package, quiet=2)
 
 
+def install_project(source: Path) -> None:
+    """Install the launcher and the probes. `source` is read-only, so a copy is built."""
+    with tempfile.TemporaryDirectory() as folder:
+        project = Path(folder) / "project"
+        shutil.copytree(source, project)
+        run_installer("--no-deps", str(project))
+    for package in PROJECT:
+        compileall.compile_dir(SITE / package, quiet=2)
+
+
+def run_installer(*arguments: str) -> None:
+    """Run the base image's installer."""
+    environment = {**os.environ, "UV_LINK_MODE": "copy"}
+    subprocess.run([*installer(), *arguments], check=True, env=environment)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    step, path = sys.argv[1], Path(sys.argv[2])
+    {"packages": install_packages, "project": install_project}[step](path)

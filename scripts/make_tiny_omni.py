@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Make tiny-omni: a model folder of Qwen3-Omni's architecture, small enough to ship.
+r"""Make tiny-omni: a model folder of Qwen3-Omni's architecture, small enough to ship.
 
 tiny-omni is what the appliance serves on a host without an NPU. It has every part of
 `Qwen3OmniMoeForConditionalGeneration`'s thinker (audio tower, vision tower with deepstack,
@@ -14,8 +14,8 @@ The standard library is all this needs:
 
 or, on a host that has nothing but Docker, in the CPU base image:
 
-    docker run --rm --network none --user "$(id -u):$(id -g)" --entrypoint python3 \\
-        -v "$PWD:/work" -w /work qwen3-omni-appliance/vllm-cpu-base:v0.23.0 \\
+    docker run --rm --network none --user "$(id -u):$(id -g)" --entrypoint python3 \
+        -v "$PWD:/work" -w /work qwen3-omni-appliance/vllm-cpu-base:v0.23.0 \
         scripts/make_tiny_omni.py --out models/tiny-omni
 
 Every run, on every machine, writes the same bytes: the weights come out of SHAKE-256,
@@ -32,11 +32,14 @@ import math
 import struct
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 SEED: Final = "tiny-omni/1"
 
@@ -90,8 +93,11 @@ class Vision:
 
 @dataclass(frozen=True)
 class Audio:
-    """The audio tower. 100 mel frames (one second) become 13 tokens, as in the 30B model:
-    transformers and vLLM have that ratio in code, not in the config."""
+    """The audio tower.
+
+    100 mel frames (one second) become 13 tokens, as in the 30B model: transformers and vLLM
+    have that ratio in code, not in the config.
+    """
 
     layers: int = 2
     hidden: int = 128
@@ -108,11 +114,13 @@ AUDIO: Final = Audio()
 
 # --------------------------------------------------------------------------- tokenizer
 
+END_OF_TEXT: Final = "<|endoftext|>"
+
 # The published tokenizer's added tokens, in its order. Those marked False are ordinary
 # text to a client (`skip_special_tokens` keeps them), which the parsers of reasoning and
 # of tool calls rely on.
 ADDED_TOKENS: Final[Mapping[str, bool]] = {
-    "<|endoftext|>": True,
+    END_OF_TEXT: True,
     "<|im_start|>": True,
     "<|im_end|>": True,
     "<|object_ref_start|>": True,
@@ -160,11 +168,11 @@ WORDS: Final = (
     " moves moving left right up down still large small top bottom middle"
     " what which how many do you see hear colour color shape describe answer together"
     " What The pink brown fast slow"
-).split()
+)
 
 
 def byte_symbols() -> list[str]:
-    """The printable stand-in of each byte in a byte-level vocabulary, by byte.
+    """List the printable stand-in of each byte in a byte-level vocabulary.
 
     Bytes that print stand for themselves; the others take the code points from 256 on.
     """
@@ -174,11 +182,11 @@ def byte_symbols() -> list[str]:
 
 
 def learn_merges(words: Iterable[str], count: int) -> list[tuple[str, str]]:
-    """The first `count` byte-pair merges of `words`: the commonest pair, then the earliest."""
+    """Learn `count` byte-pair merges: each time the commonest pair, of equals the earliest."""
     pieces = [list(word) for word in words]
     merges: list[tuple[str, str]] = []
     while len(merges) < count:
-        pairs = Counter(pair for word in pieces for pair in zip(word, word[1:], strict=False))
+        pairs = Counter(pair for word in pieces for pair in pairwise(word))
         if not pairs:
             raise ValueError(f"the words give {len(merges)} merges, not {count}")
         # max() keeps the first of equals and a Counter keeps the order of arrival.
@@ -189,7 +197,7 @@ def learn_merges(words: Iterable[str], count: int) -> list[tuple[str, str]]:
 
 
 def merge_pair(word: Sequence[str], pair: tuple[str, str]) -> list[str]:
-    """`word` with each occurrence of `pair` made one piece."""
+    """Make each occurrence of `pair` in `word` one piece."""
     merged: list[str] = []
     for piece in word:
         if merged and (merged[-1], piece) == pair:
@@ -207,7 +215,7 @@ class Tokenizer(NamedTuple):
     added: dict[str, int]
 
     def id_of(self, token: str) -> int:
-        """The id of a token of either kind; it has to exist."""
+        """Look up the id of a token of either kind; it has to exist."""
         return self.added[token] if token in self.added else self.vocab[token]
 
 
@@ -215,7 +223,7 @@ def make_tokenizer() -> Tokenizer:
     """Learn the merges that bring the vocabulary to exactly `VOCAB_SIZE` entries."""
     symbols = byte_symbols()
     space = symbols[ord(" ")]
-    words = [*ROLES, *(space + word for word in WORDS)]
+    words = [*ROLES, *(space + word for word in WORDS.split())]
     merges = learn_merges(words, VOCAB_SIZE - len(symbols) - len(ADDED_TOKENS))
     tokens = [*symbols, *("".join(pair) for pair in merges)]
     vocab = {token: index for index, token in enumerate(tokens)}
@@ -253,7 +261,8 @@ CHAT_TEMPLATE: Final = r"""
 {%- for part in message.content %}
 {%- if part.type in ('image', 'image_url') or 'image' in part or 'image_url' in part %}
 {{- '<|vision_start|><|image_pad|><|vision_end|>' }}
-{%- elif part.type in ('audio', 'audio_url', 'input_audio') or 'audio' in part or 'audio_url' in part %}
+{%- elif part.type in ('audio', 'audio_url', 'input_audio') or 'audio' in part
+    or 'audio_url' in part %}
 {{- '<|audio_start|><|audio_pad|><|audio_end|>' }}
 {%- elif part.type in ('video', 'video_url') or 'video' in part or 'video_url' in part %}
 {{- '<|vision_start|><|video_pad|><|vision_end|>' }}
@@ -282,7 +291,7 @@ CHAT_TEMPLATE: Final = r"""
 
 
 def tokenizer_config(tokenizer: Tokenizer) -> dict[str, object]:
-    """tokenizer_config.json."""
+    """Compose tokenizer_config.json."""
     return {
         "add_bos_token": False,
         "add_prefix_space": False,
@@ -298,9 +307,7 @@ def tokenizer_config(tokenizer: Tokenizer) -> dict[str, object]:
             for token, index in tokenizer.added.items()
         },
         "additional_special_tokens": [
-            token
-            for token, special in ADDED_TOKENS.items()
-            if special and token != "<|endoftext|>"
+            token for token, special in ADDED_TOKENS.items() if special and token != END_OF_TEXT
         ],
         "bos_token": None,
         "chat_template": CHAT_TEMPLATE,
@@ -317,7 +324,7 @@ def tokenizer_config(tokenizer: Tokenizer) -> dict[str, object]:
             "vision_eos_token": "<|vision_end|>",
         },
         "model_max_length": MAX_POSITIONS,
-        "pad_token": "<|endoftext|>",
+        "pad_token": END_OF_TEXT,
         "processor_class": "Qwen3OmniMoeProcessor",
         # Not a tokenizer's setting, but its place: Qwen3OmniMoeProcessor has a size for
         # videos in code (131,072 to 786,432 pixels a frame) that goes before the one in
@@ -333,7 +340,7 @@ def tokenizer_config(tokenizer: Tokenizer) -> dict[str, object]:
 
 
 def text_config() -> dict[str, object]:
-    """The language model's part of config.json."""
+    """Compose the language model's part of config.json."""
     return {
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -373,7 +380,7 @@ def text_config() -> dict[str, object]:
 
 
 def vision_config() -> dict[str, object]:
-    """The vision tower's part of config.json.
+    """Compose the vision tower's part of config.json.
 
     vLLM reads `image_size` and `apply_vit_abs_pos_embed`, transformers
     `num_position_embeddings`, for the same grid of positions.
@@ -400,7 +407,7 @@ def vision_config() -> dict[str, object]:
 
 
 def audio_config() -> dict[str, object]:
-    """The audio tower's part of config.json."""
+    """Compose the audio tower's part of config.json."""
     return {
         "activation_dropout": 0.0,
         "activation_function": "gelu",
@@ -425,7 +432,7 @@ def audio_config() -> dict[str, object]:
 
 
 def model_config(tokenizer: Tokenizer) -> dict[str, object]:
-    """config.json.
+    """Compose config.json.
 
     It has no talker and no code2wav: like the Thinking model, this one is a thinker alone.
     """
@@ -466,11 +473,11 @@ def model_config(tokenizer: Tokenizer) -> dict[str, object]:
 
 
 def generation_config(tokenizer: Tokenizer) -> dict[str, object]:
-    """generation_config.json: the sampling that the Thinking model's guide uses."""
+    """Compose generation_config.json: the sampling of the Thinking model's guide."""
     return {
         "do_sample": True,
-        "eos_token_id": [tokenizer.id_of("<|im_end|>"), tokenizer.id_of("<|endoftext|>")],
-        "pad_token_id": tokenizer.id_of("<|endoftext|>"),
+        "eos_token_id": [tokenizer.id_of("<|im_end|>"), tokenizer.id_of(END_OF_TEXT)],
+        "pad_token_id": tokenizer.id_of(END_OF_TEXT),
         "temperature": 0.6,
         "top_k": 20,
         "top_p": 0.95,
@@ -479,7 +486,7 @@ def generation_config(tokenizer: Tokenizer) -> dict[str, object]:
 
 
 def preprocessor_config() -> dict[str, object]:
-    """preprocessor_config.json, of images, videos and sound at once, as on the hub."""
+    """Compose preprocessor_config.json, for images, videos and sound, as on the hub."""
     return {
         "chunk_length": 30,
         "dither": 0.0,
@@ -513,8 +520,11 @@ Fill = Literal["random", "embedding", "ones", "zeros"]
 
 
 class Tensor(NamedTuple):
-    """A tensor to be made. Random matrices keep the size of what goes through them: their
-    deviation is one over the root of the inputs of one output."""
+    """A tensor to be made.
+
+    Random matrices keep the size of what goes through them: their deviation is one over the
+    root of the number of inputs that one output has.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -522,30 +532,30 @@ class Tensor(NamedTuple):
 
     @property
     def elements(self) -> int:
-        """How many numbers it holds."""
+        """Count its numbers."""
         return math.prod(self.shape)
 
     @property
     def deviation(self) -> float:
-        """The standard deviation of its numbers."""
+        """Say how far its numbers spread."""
         return 1.0 if self.fill == "embedding" else math.prod(self.shape[1:]) ** -0.5
 
 
 def linear(name: str, out: int, *inputs: int, bias: bool = True) -> Iterator[Tensor]:
-    """A linear layer, or a convolution when `inputs` are channels and a kernel."""
+    """Describe a linear layer, or a convolution: `inputs` are then channels and a kernel."""
     yield Tensor(f"{name}.weight", (out, *inputs))
     if bias:
         yield Tensor(f"{name}.bias", (out,), "zeros")
 
 
 def layer_norm(name: str, size: int) -> Iterator[Tensor]:
-    """A layer norm that does nothing but normalise."""
+    """Describe a layer norm that does nothing but normalise."""
     yield Tensor(f"{name}.weight", (size,), "ones")
     yield Tensor(f"{name}.bias", (size,), "zeros")
 
 
 def audio_tensors(prefix: str, audio: Audio, out: int) -> Iterator[Tensor]:
-    """Three convolutions that each halve time and pitch, the layers, and the projection."""
+    """Describe three convolutions that halve time and pitch, the layers, and the projection."""
     width = audio.hidden
     pitch = audio.mel_bins // 8
     channels = audio.conv_channels
@@ -567,7 +577,7 @@ def audio_tensors(prefix: str, audio: Audio, out: int) -> Iterator[Tensor]:
 
 
 def vision_tensors(prefix: str, vision: Vision, out: int) -> Iterator[Tensor]:
-    """The patches, the layers, and a merger for the output and for each deepstack level."""
+    """Describe the patches, the layers, and a merger for the output and each deepstack level."""
     width = vision.hidden
     merged = width * vision.merge**2
     kernel = (vision.frames_per_patch, vision.patch, vision.patch)
@@ -590,7 +600,7 @@ def vision_tensors(prefix: str, vision: Vision, out: int) -> Iterator[Tensor]:
 
 
 def text_tensors(prefix: str, text: Text, vocab: int) -> Iterator[Tensor]:
-    """The language model, with one matrix per expert and projection, as on the hub."""
+    """Describe the language model: a matrix per expert and projection, as on the hub."""
     width = text.hidden
     queries = text.heads * text.head_dim
     keys = text.kv_heads * text.head_dim
@@ -616,7 +626,7 @@ def text_tensors(prefix: str, text: Text, vocab: int) -> Iterator[Tensor]:
 
 
 def model_tensors() -> list[Tensor]:
-    """Every tensor of the model, in the order of the shards."""
+    """List every tensor of the model, in the order of the shards."""
     return [
         *audio_tensors("thinker.audio_tower", AUDIO, TEXT.hidden),
         *vision_tensors("thinker.visual", VISION, TEXT.hidden),
@@ -625,20 +635,20 @@ def model_tensors() -> list[Tensor]:
 
 
 def bfloat16(value: float) -> int:
-    """The bits of `value` in bfloat16, rounded to nearest, ties to even."""
+    """Round to bfloat16 (to nearest, ties to even) and return the bits."""
     bits: int = struct.unpack("<I", struct.pack("<f", value))[0]
     return (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
 
 
 @cache
 def uniform_table(deviation: float) -> list[int]:
-    """bfloat16 numbers, evenly over a range about zero with that standard deviation."""
+    """Spread bfloat16 numbers evenly about zero, with that standard deviation."""
     bound = deviation * math.sqrt(3)
     return [bfloat16(((step + 0.5) / 0x8000 - 1) * bound) for step in range(0x10000)]
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
-    """The tensor's numbers, in bfloat16.
+    """Draw the tensor's numbers, in bfloat16.
 
     Each tensor has its own stream, so a change to one leaves all the others as they were.
     """
@@ -653,7 +663,7 @@ def tensor_bytes(tensor: Tensor) -> bytes:
 
 
 def safetensors_file(tensors: Sequence[Tensor]) -> bytes:
-    """A safetensors file: the header's length, the header, the numbers back to back."""
+    """Compose a safetensors file: the header's length, the header, the numbers."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in tensors:
@@ -671,7 +681,7 @@ def safetensors_file(tensors: Sequence[Tensor]) -> bytes:
 
 
 def split_in_two(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Two shards of about the same size.
+    """Divide the tensors into two shards of about the same size.
 
     One file would hold it all, but checking an index against its shards is a part of the
     product, and this is the model that it is tried on.
@@ -686,7 +696,7 @@ def split_in_two(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]
 
 
 def weight_files(tensors: Sequence[Tensor]) -> dict[str, bytes]:
-    """The shards and the index that says which shard has which tensor."""
+    """Compose the shards and the index that says which shard has which tensor."""
     shards = split_in_two(tensors)
     files: dict[str, bytes] = {}
     weight_map: dict[str, str] = {}
@@ -728,9 +738,9 @@ checkpoint, and it does not speak (there is no talker and no code2wav).
 
 | part | parameters | shape |
 | --- | ---: | --- |
-| language model | {text_parameters:,} | {text.layers} layers, hidden {text.hidden}, {text.heads} heads of \
-{text.head_dim} ({text.kv_heads} key-value), {text.experts} experts of {text.expert_hidden}, \
-top {text.experts_per_token} |
+| language model | {text_parameters:,} | {text.layers} layers, hidden {text.hidden}, \
+{text.heads} heads of {text.head_dim} ({text.kv_heads} key-value), \
+{text.experts} experts of {text.expert_hidden}, top {text.experts_per_token} |
 | vision tower | {vision_parameters:,} | {vision.layers} layers, hidden {vision.hidden}, \
 patches of {vision.patch}, {levels} deepstack level |
 | audio tower | {audio_parameters:,} | {audio.layers} layers, hidden {audio.hidden}, \
@@ -757,7 +767,7 @@ Apache-2.0, as the project that it is a part of.
 
 
 def model_card(tensors: Sequence[Tensor]) -> str:
-    """README.md, with the sizes as they are."""
+    """Compose README.md, with the sizes as they are."""
 
     def parameters(*prefixes: str) -> int:
         return sum(tensor.elements for tensor in tensors if tensor.name.startswith(prefixes))
@@ -780,12 +790,12 @@ def model_card(tensors: Sequence[Tensor]) -> str:
 
 
 def as_json(value: object) -> bytes:
-    """JSON for people to read."""
+    """Format JSON for people to read."""
     return (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode()
 
 
 def model_files() -> dict[str, bytes]:
-    """Every file of the model folder, by name."""
+    """Compose every file of the model folder, by name."""
     tokenizer = make_tokenizer()
     tensors = model_tensors()
     merges = "".join(f"{left} {right}\n" for left, right in tokenizer.merges)

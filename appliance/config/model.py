@@ -56,7 +56,9 @@ class Server:
     """The API and the engine behind it."""
 
     __pydantic_config__ = FORBID
-    bind: str = key("127.0.0.1", "Host address that the API is published on.")
+    bind: str = key(
+        "127.0.0.1", "Host address that the API is published on.", pattern=r"^[0-9A-Fa-f.:]+$"
+    )
     port: int = key(8000, "Host port of the API.", **PORT)
     network: Literal["bridge", "host"] = key(
         "bridge", "Container network: `bridge` publishes one port, `host` shares the host's."

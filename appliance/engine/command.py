@@ -1,0 +1,91 @@
+"""Runs the `docker` command: shown before it runs, bounded in time, every failure typed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections import deque
+from threading import Timer
+from typing import TYPE_CHECKING
+
+from appliance.errors import ApplianceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_DISK_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
+_PORT_TAKEN = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
+_NO_ENGINE = re.compile(r"cannot connect to the docker daemon|is the docker daemon running", re.I)
+KEPT_LINES = 200
+
+
+def run(
+    command: Sequence[str],
+    *,
+    error: str,
+    what: str,
+    timeout: float,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Run a command, its output going to stderr as it comes.
+
+    `error` is the error id for a failure that is none of the known ones (disk full, port
+    taken, no engine); `what` says in words what failed. `timeout` in seconds. An exit status
+    other than 0, by a signal too, is a failure.
+    """
+    print(f"$ {shlex.join(command)}", file=sys.stderr)
+    tail: deque[str] = deque(maxlen=KEPT_LINES)
+    try:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment,
+        )
+    except OSError as failure:
+        raise ApplianceError("engine-missing", f"{command[0]} can't be run: {failure}") from failure
+    timer = Timer(timeout, process.kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        assert process.stdout is not None  # noqa: S101 (PIPE above)
+        for line in process.stdout:
+            tail.append(line.rstrip())
+            print(f"  {line.rstrip()}", file=sys.stderr)
+        status = process.wait()
+    finally:
+        expired = not timer.is_alive()
+        timer.cancel()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if status != 0:
+        raise classify("\n".join(tail), error, what, status, timeout if expired else None)
+
+
+def classify(
+    output: str, error: str, what: str, status: int, expired_after: float | None
+) -> ApplianceError:
+    """Turn a failed command's output into the error that says most."""
+    line = first_error_line(output)
+    if _DISK_FULL.search(output):
+        return ApplianceError("disk-full", f"{what}: {line}")
+    if _PORT_TAKEN.search(output):
+        return ApplianceError("port-in-use", f"{what}: {line}")
+    if _NO_ENGINE.search(output):
+        return ApplianceError("engine-unreachable", f"{what}: {line}")
+    if expired_after is not None:
+        return ApplianceError(error, f"{what}: not done after {expired_after:g} s. {line}")
+    return ApplianceError(error, f"{what} (exit status {status}): {line}")
+
+
+def first_error_line(output: str) -> str:
+    """Return the line of a command's output that names the error, else its last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    named = re.compile(r"no space left|\b(?:error|fatal|denied|refused|failed)\b", re.IGNORECASE)
+    return next((line for line in lines if named.search(line)), lines[-1] if lines else "no output")
+

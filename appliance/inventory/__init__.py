@@ -1,0 +1,1 @@
+"""What the host is, as plain data. Nothing else in the program reads the host."""

@@ -1,0 +1,85 @@
+"""The inventory's types: one value, read from the live host or from a snapshot folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+ProductName = Literal[
+    "atlas-a2", "atlas-a3", "atlas-310p", "ascend-950", "unsupported", "unknown", "none"
+]
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that holds memory of an NPU. Memory in MiB."""
+
+    pid: int
+    name: str
+    memory_mib: int
+
+
+@dataclass(frozen=True)
+class Npu:
+    """One die: one `/dev/davinciN`. Memory in MiB; `None` where it is not known."""
+
+    npu_id: int
+    chip_id: int
+    device: str | None
+    name: str | None = None
+    health: str | None = None
+    hbm_total_mib: int | None = None
+    hbm_used_mib: int | None = None
+    processes: tuple[Process, ...] = ()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something about the host that an operator should know."""
+
+    id: str
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class System:
+    """The host around the NPUs. `None` where it is not known."""
+
+    arch: str | None = None
+    os_id: str | None = None
+    cpus: int | None = None
+    memory_gib: int | None = None
+    disk_free_gib: int | None = None
+    docker: str | None = None
+    compose: str | None = None
+    runtimes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """Who owns a file that the configuration names, and who may read it."""
+
+    uid: int
+    gid: int
+    mode: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A host: its product, its NPUs, what exists on it, and what is wrong with it.
+
+    `files` holds the files that the configuration names and that were looked for: `None` is
+    an absent one. A snapshot has none of them.
+    """
+
+    product: ProductName
+    driver_version: str | None = None
+    npus: tuple[Npu, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    device_nodes: frozenset[str] = frozenset()
+    paths: frozenset[str] = frozenset()
+    files: Mapping[str, FileFacts | None] = field(default_factory=dict)
+    system: System = field(default_factory=System)

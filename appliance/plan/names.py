@@ -1,0 +1,15 @@
+"""Names that a container carries, and paths inside it, which several rooms must agree on."""
+
+from __future__ import annotations
+
+LABEL_NAME = "appliance.name"
+LABEL_HASH = "appliance.plan-hash"
+LABEL_SPEC = "appliance.plan"
+
+# Inside the container.
+API_PORT = 8000
+MODELS_DIR = "/models"
+CACHE_DIR = "/var/cache/appliance"
+API_KEY_FILE = "/run/secrets/appliance-api-key"
+# Reads the API key's file and becomes the engine.
+START_COMMAND = ("python3", "-m", "appliance.inside")

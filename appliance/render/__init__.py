@@ -1,0 +1,119 @@
+"""Renderings of a plan, through the templates: pure functions that know only the plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from appliance import paths
+from appliance.plan.model import Container, Mount, Plan, Port
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Form = Literal["run", "compose"]
+TEMPLATES: dict[Form, str] = {"run": "run.sh.j2", "compose": "compose.yaml.j2"}
+
+
+class Variable(str):
+    """A value that compose fills in from its environment, such as `${PORT:-8000}`."""
+
+    __slots__ = ()
+
+
+def render(plan: Plan, form: Form) -> str:
+    """Return the rendering of a plan as text."""
+    # `never`: this image is on the host, or is built there; a pull would find another one.
+    return _render(plan.container, form, plan.container.labels(), pull_policy="never")
+
+
+def portable(plan: Plan) -> str:
+    """Return a compose file for any host of this kind.
+
+    What belongs to one host is left to variables: IMAGE, MODEL_DIR and PORT. Such a file
+    carries no plan label, since the values are not known before compose fills them in.
+    """
+    container = plan.container
+    image = Variable(f"${{IMAGE:-{container.image}}}")
+    model = plan.model
+    folder = f"../models/{model.id}" if model.source == "bundled" else model.host_path
+    default = f":-{folder}" if model.source == "bundled" else ":?the folder of the weights"
+    mounts = tuple(
+        dataclasses.replace(mount, source=Variable(f"${{MODEL_DIR{default}}}"))
+        if mount.target == model.container_path
+        else mount
+        for mount in container.mounts
+    )
+    ports = tuple(
+        dataclasses.replace(port, host=Variable("${PORT:-8000}")) for port in container.ports
+    )
+    filled = dataclasses.replace(container, image=image, mounts=mounts, ports=ports)
+    labels = {"appliance.name": container.name}
+    return _render(filled, "compose", labels, pull_policy="missing")
+
+
+def _render(
+    container: Container, form: Form, labels: Mapping[str, str], *, pull_policy: str
+) -> str:
+    values = {
+        field.name: getattr(container, field.name) for field in dataclasses.fields(container)
+    }
+    template = _environment().get_template(TEMPLATES[form])
+    return template.render(values, labels=labels, pull_policy=pull_policy)
+
+
+@lru_cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(paths.templates()),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 (shell and YAML, each with its own quoting filter)
+    )
+    environment.filters["sh"] = shlex.quote
+    environment.filters["grouped"] = _grouped
+    environment.filters["yaml"] = _yaml
+    environment.filters["mount"] = _mount
+    environment.filters["publish"] = _publish
+    return environment
+
+
+def _yaml(value: Any) -> str:
+    """Quote a value for a compose file: JSON is YAML; `$` starts a variable, so it is doubled."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if isinstance(value, Variable) else text.replace("$", "$$")
+
+
+def _grouped(command: Sequence[str]) -> list[str]:
+    """Quote a command's words for the shell, an option and its values together."""
+    groups: list[list[str]] = [[]]
+    for word in command:
+        if word.startswith("--"):
+            groups.append([])
+        groups[-1].append(shlex.quote(word))
+    return [" ".join(group) for group in groups]
+
+
+def _mount(mount: Mount) -> str:
+    """Return the value of `--mount`; a field with a comma or a quote is quoted as CSV."""
+    fields = [f"type={mount.type}", f"source={mount.source}", f"target={mount.target}"]
+    if mount.read_only:
+        fields.append("readonly")
+    return ",".join(_csv(field) for field in fields)
+
+
+def _csv(field: str) -> str:
+    return '"' + field.replace('"', '""') + '"' if set(field) & set(',"\n') else field
+
+
+def _publish(port: Port) -> str:
+    address = f"[{port.host_ip}]" if ":" in port.host_ip else port.host_ip
+    text = f"{address}:{port.host}:{port.container}"
+    return Variable(text) if isinstance(port.host, Variable) else text

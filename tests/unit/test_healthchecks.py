@@ -1,0 +1,773 @@
+"""The probes, against a real HTTP server that speaks the API of vLLM."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import wave
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+import pytest
+
+import healthchecks
+from healthchecks import PROBE_NAMES, ProbeResult, Target, __main__, media
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "sk-not-for-any-output"
+CONTEXT = 512
+MODEL = "qwen3-omni"
+
+Json = dict[str, Any]
+
+
+class Answer(NamedTuple):
+    """What the server sends; a body of several parts is sent part by part, ``pause`` apart."""
+
+    status: int
+    parts: list[bytes]
+    content_type: str = "application/json"
+    pause: float = 0.0
+    location: str | None = None
+
+
+class Hangup(Exception):  # noqa: N818 - it is no error of the server
+    """The server closes the connection without an answer."""
+
+
+def answer(status: int, document: object) -> Answer:
+    return Answer(status, [json.dumps(document).encode()])
+
+
+def completion(tokens: int = 16, message: Json | None = None, finish: str = "length") -> Json:
+    return {
+        "object": "chat.completion",
+        "choices": [
+            {"index": 0, "message": message or {"content": None, "reasoning": ""}}
+            | {"finish_reason": finish}
+        ],
+        "usage": {"prompt_tokens": 812, "completion_tokens": tokens},
+    }
+
+
+def events(*documents: object, done: bool = True) -> Answer:
+    lines = [f"data: {json.dumps(document)}\n\n".encode() for document in documents]
+    return Answer(200, [*lines, b"data: [DONE]\n\n"] if done else lines, "text/event-stream")
+
+
+def chunk(finish: str | None = None) -> Json:
+    # A line separator inside a string must not split the event.
+    choice = {"index": 0, "delta": {"content": "\u2028"}, "finish_reason": finish}
+    return {"choices": [choice], "usage": None}
+
+
+USAGE: Json = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2}}
+
+
+def parts(request: Json) -> list[Json]:
+    content = request["messages"][0]["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def modalities(request: Json) -> list[str]:
+    return [part["type"] for part in parts(request)]
+
+
+def is_over_limit(request: Json) -> bool:
+    return any(len(part.get("text", "").split()) > CONTEXT for part in parts(request))
+
+
+def good_chat(request: Json) -> Answer:
+    if is_over_limit(request):
+        message = f"This model's maximum context length is {CONTEXT} tokens."
+        return answer(400, {"error": {"message": message, "type": "BadRequestError"}})
+    if request.get("stream"):
+        assert request["stream_options"] == {"include_usage": True}
+        return events(chunk(), chunk("length"), USAGE)
+    return answer(200, completion(request["max_tokens"]))
+
+
+@final
+@dataclass
+class FakeServer:
+    """A server of the test; its behaviour is in its attributes."""
+
+    chat: Callable[[Json], Answer] = good_chat
+    models: Answer = field(
+        default_factory=lambda: answer(
+            200, {"object": "list", "data": [{"id": MODEL, "max_model_len": CONTEXT}]}
+        )
+    )
+    health: Answer = field(default_factory=lambda: Answer(200, []))
+    key: str | None = None
+    port: int = 0
+    requests: list[Json] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.released = threading.Event()
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                fake.handle(self, None)
+
+            def do_POST(self) -> None:
+                fake.handle(self, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                """Keep the output of the tests clean."""
+
+        self.httpd = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self.url = f"http://127.0.0.1:{self.httpd.server_port}"
+
+    def handle(self, handler: BaseHTTPRequestHandler, request: Json | None) -> None:
+        self.paths.append(handler.path)
+        self.authorizations.append(handler.headers.get("Authorization"))
+        try:
+            reply = self.route(handler.path, handler.headers.get("Authorization"), request)
+        except Hangup:
+            return
+        handler.send_response(reply.status)
+        handler.send_header("Content-Type", reply.content_type)
+        if reply.location is not None:
+            handler.send_header("Location", reply.location)
+        handler.end_headers()
+        try:
+            for part in reply.parts:
+                handler.wfile.write(part)
+                self.released.wait(reply.pause)
+        except OSError:
+            pass  # the client had enough
+
+    def route(self, path: str, authorization: str | None, request: Json | None) -> Answer:
+        if path == "/health":
+            return self.health
+        if self.key is not None and authorization != f"Bearer {self.key}":
+            return answer(401, {"error": "Unauthorized"})
+        if path == "/v1/models":
+            return self.models
+        if path == "/v1/chat/completions" and request is not None:
+            self.requests.append(request)
+            return self.chat(request)
+        return answer(404, {"detail": "Not Found"})
+
+    def hang(self, _: Json) -> Answer:
+        self.released.wait(30)
+        raise Hangup
+
+    def stop_listening(self) -> None:
+        if self.httpd.socket.fileno() < 0:
+            return
+        self.httpd.shutdown()
+        self.httpd.socket.close()
+
+    def __enter__(self) -> FakeServer:
+        threading.Thread(
+            target=self.httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.released.set()
+        self.stop_listening()
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer() as fake:
+        yield fake
+
+
+@pytest.fixture
+def closed_url() -> Iterator[str]:
+    # Bound and not listening: nobody else can get the port while the test runs.
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+def target(server: FakeServer, timeout: float = 5.0, model: str | None = None) -> Target:
+    return Target(server.url, model, None, timeout)
+
+
+def cli(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    dropped = ("OPENAI_API_KEY", "HEALTHCHECKS_URL", "HEALTHCHECKS_API_KEY_FILE", "PYTHONUTF8")
+    clean = {name: value for name, value in os.environ.items() if name not in dropped}
+    done = subprocess.run(
+        [sys.executable, "-m", "healthchecks", *map(str, arguments)],
+        cwd=ROOT,
+        env=clean | (env or {}),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def failed(results: list[ProbeResult]) -> dict[str, str]:
+    return {result.probe: result.detail for result in results if not result.ok}
+
+
+def one(server: FakeServer, probe: str) -> ProbeResult:
+    (result,) = healthchecks.smoke(target(server), only=[probe])
+    return result
+
+
+# live and ready
+
+
+def test_live_and_ready_on_a_good_server(server: FakeServer) -> None:
+    assert healthchecks.live(target(server)).detail == "HTTP 200"
+    result = healthchecks.ready(target(server))
+    assert result.ok
+    assert result.detail == f"{MODEL}: HTTP 200, 1 token, finish length, prompt 812 tokens"
+    assert server.requests[0]["max_tokens"] == 1
+    assert server.requests[0]["model"] == MODEL
+    assert 0 < result.seconds < 5
+    assert result.seconds == round(result.seconds, 3)
+
+
+def test_live_fails_when_health_is_not_200(server: FakeServer) -> None:
+    server.health = Answer(503, [b"engine dead"], "text/plain")
+    result = healthchecks.live(target(server))
+    assert (result.ok, result.detail) == (False, "HTTP 503: engine dead")
+
+
+def test_live_does_not_follow_a_redirect(server: FakeServer) -> None:
+    server.health = Answer(302, [], location=f"{server.url}/v1/models")
+    assert healthchecks.live(target(server)).detail == "HTTP 302: (empty body)"
+
+
+def test_ready_fails_when_the_model_is_not_listed(server: FakeServer) -> None:
+    result = healthchecks.ready(target(server, model="other"))
+    assert not result.ok
+    assert result.detail == f"model other is not served; served: {MODEL}"
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "body", [{"data": []}, {"data": "x"}, {"data": [3, {"id": 1}]}, [], None], ids=str
+)
+def test_ready_fails_when_no_model_is_listed(server: FakeServer, body: object) -> None:
+    server.models = answer(200, body)
+    result = healthchecks.ready(target(server))
+    assert not result.ok
+    assert "lists no model: HTTP 200" in result.detail
+
+
+def test_ready_asks_for_the_named_model(server: FakeServer) -> None:
+    server.models = answer(200, {"data": [{"id": "first"}, {"id": "\ud800"}]})
+    assert healthchecks.ready(target(server, model="\ud800")).ok
+    assert server.requests[0]["model"] == "\ud800"
+
+
+@pytest.mark.parametrize("probe", [healthchecks.live, healthchecks.ready])
+def test_a_closed_port_is_a_failed_verdict(
+    probe: Callable[[Target], ProbeResult], closed_url: str
+) -> None:
+    result = probe(Target(closed_url, timeout=5))
+    assert not result.ok
+    assert result.detail.startswith(f"cannot connect to {closed_url}: ")
+
+
+def test_ready_times_out_when_only_health_answers(server: FakeServer) -> None:
+    server.chat = server.hang
+    assert healthchecks.live(target(server)).ok
+    result = healthchecks.ready(target(server, timeout=0.4))
+    assert not result.ok
+    assert "no answer to POST /v1/chat/completions within 0.4 s" in result.detail
+    assert result.seconds < 3
+
+
+def test_a_body_that_trickles_in_times_out(server: FakeServer) -> None:
+    server.chat = lambda _: Answer(200, [b"tick "] * 1000, pause=0.05)
+    result = healthchecks.ready(target(server, timeout=0.4))
+    assert not result.ok
+    assert "within 0.4 s; received so far: tick tick" in result.detail
+    assert result.seconds < 3
+
+
+def test_an_endless_body_is_cut(server: FakeServer) -> None:
+    server.chat = lambda _: Answer(200, [b"x" * 1_000_000] * 50)
+    assert "is longer than" in healthchecks.ready(target(server)).detail
+
+
+def test_a_dropped_connection_is_a_failed_verdict(server: FakeServer) -> None:
+    def drop(_: Json) -> Answer:
+        raise Hangup
+
+    server.chat = drop
+    assert "POST /v1/chat/completions broke off" in healthchecks.ready(target(server)).detail
+
+
+def test_an_error_response_is_quoted_on_one_printable_line(server: FakeServer) -> None:
+    body = "NPU out of memory\n\x1b[31m" + 1000 * "y"
+    server.chat = lambda _: Answer(500, [body.encode()], "text/plain")
+    detail = healthchecks.ready(target(server)).detail
+    assert detail.startswith("HTTP 500: NPU out of memory \\u001b[31myyy")
+    assert detail.isprintable()
+    assert len(detail) < 350
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (Answer(200, [b"<html>proxy</html>"]), "the answer is not JSON: HTTP 200: <html>"),
+        (Answer(200, [b"[" * 200_000]), "the answer is not JSON: HTTP 200: [[["),
+        (Answer(200, [b"\xff\xfe"]), "the answer is not JSON"),
+        (answer(200, completion(tokens=0)), "no token was generated: HTTP 200"),
+        (answer(200, completion() | {"usage": None}), "no token was generated"),
+        (answer(200, completion(finish="abort")), "did not finish with stop or length"),
+        (answer(200, completion(message={"role": "assistant"})), "no message in the answer"),
+        (answer(200, {"choices": []}), "no message in the answer"),
+        (answer(200, [1]), "no message in the answer"),
+        (Answer(204, []), "HTTP 204: (empty body)"),
+    ],
+)
+def test_what_is_no_completion_fails(server: FakeServer, reply: Answer, reason: str) -> None:
+    server.chat = lambda _: reply
+    result = healthchecks.ready(target(server))
+    assert not result.ok
+    assert reason in result.detail
+
+
+@pytest.mark.parametrize("key", ["content", "reasoning", "reasoning_content"])
+def test_any_answer_key_passes(server: FakeServer, key: str) -> None:
+    server.chat = lambda _: answer(200, completion(1, {key: ""}, "stop"))
+    assert healthchecks.ready(target(server)).ok
+
+
+# smoke
+
+
+def test_smoke_passes_on_a_good_server(server: FakeServer) -> None:
+    seen: list[ProbeResult] = []
+    results = healthchecks.smoke(target(server), seen.append)
+    assert failed(results) == {}
+    assert seen == results
+    assert [result.probe for result in results] == list(PROBE_NAMES)
+    details = {result.probe: result.detail for result in results}
+    assert details["video-2"] == "HTTP 200, 16 tokens, finish length, prompt 812 tokens"
+    assert details["stream"] == ("HTTP 200, 2 tokens in 2 chunks, finish length, prompt 9 tokens")
+    assert details["over-limit"].startswith("refused as it must be, HTTP 400: This model's maximum")
+    assert details["text-after"].startswith("the engine survived: HTTP 200")
+    assert all(request["temperature"] == 0 for request in server.requests)
+
+
+def test_smoke_requests_are_fresh_and_the_guide_s(server: FakeServer) -> None:
+    healthchecks.smoke(target(server), max_tokens=3)
+    texts = [request["messages"][0]["content"] for request in server.requests]
+    plain = [text for text in texts if isinstance(text, str)]
+    assert len({text.split()[0] for text in plain}) == len(plain) == 4
+    both = [r for r in server.requests if len(parts(r)) == 4]
+    assert [modalities(r) for r in both] == 2 * [["image_url", "audio_url", "video_url", "text"]]
+    assert parts(both[0])[3]["text"] == "Analyze this audio, image, and video together."
+    uuids = [part["uuid"] for r in server.requests for part in parts(r) if part["type"] != "text"]
+    assert len(set(uuids)) == len(uuids) == 12
+    assert {request["max_tokens"] for request in server.requests} == {3}
+
+
+def test_smoke_runs_only_what_is_asked_in_table_order(server: FakeServer) -> None:
+    results = healthchecks.smoke(target(server), only={"stream", "text"})
+    assert [result.probe for result in results] == ["text", "stream"]
+    with pytest.raises(ValueError, match="unknown probe: sound"):
+        healthchecks.smoke(target(server), only=["sound"])
+    with pytest.raises(ValueError, match="max_tokens"):
+        healthchecks.smoke(target(server), max_tokens=0)
+
+
+def test_only_the_second_video_fails(server: FakeServer) -> None:
+    videos = 0
+
+    def chat(request: Json) -> Answer:
+        nonlocal videos
+        videos += modalities(request) == ["video_url", "text"]
+        if videos == 2 and modalities(request) == ["video_url", "text"]:
+            return answer(500, {"error": {"message": "EngineCore: index out of range"}})
+        return good_chat(request)
+
+    server.chat = chat
+    results = healthchecks.smoke(target(server))
+    assert list(failed(results)) == ["video-2"]
+    assert failed(results)["video-2"].startswith("HTTP 500: ")
+    assert "index out of range" in failed(results)["video-2"]
+    assert "survived" in results[-1].detail
+
+
+def test_engine_that_dies_ends_the_run_early(server: FakeServer) -> None:
+    def chat(request: Json) -> Answer:
+        if "image_url" in modalities(request):
+            server.stop_listening()
+            raise Hangup
+        return good_chat(request)
+
+    server.chat = chat
+    seen: list[ProbeResult] = []
+    results = healthchecks.smoke(target(server), seen.append)
+    assert seen == results
+    assert [result.probe for result in results] == list(PROBE_NAMES)
+    assert results[0].ok
+    assert "broke off" in results[1].detail
+    assert all("cannot connect" in result.detail for result in results[2:5])
+    assert {result.detail for result in results[5:]} == {"skipped: server unreachable"}
+    assert not any(result.ok for result in results[1:])
+
+
+def test_a_server_that_comes_back_is_probed_again() -> None:
+    first = FakeServer()
+    second: list[FakeServer] = []
+
+    def restart(result: ProbeResult) -> None:
+        seen.append(result.ok)
+        if len(seen) == 1:
+            first.__exit__(None, None, None)
+        elif len(seen) == 3:
+            second.append(FakeServer(port=first.httpd.server_port).__enter__())
+        elif len(seen) == 4:
+            second[0].__exit__(None, None, None)
+
+    seen: list[bool] = []
+    with first:
+        results = healthchecks.smoke(target(first), restart)
+    assert seen[:4] == [True, False, False, True]
+    assert all("cannot connect" in result.detail for result in results[4:7])
+    assert {result.detail for result in results[7:]} == {"skipped: server unreachable"}
+
+
+def test_a_hung_probe_does_not_stop_the_next(server: FakeServer) -> None:
+    server.chat = lambda r: server.hang(r) if "audio_url" in modalities(r) else good_chat(r)
+    results = healthchecks.smoke(target(server, 0.3), only=["audio-1", "audio-2", "text-after"])
+    assert list(failed(results)) == ["audio-1", "audio-2"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (events(chunk(), chunk("stop"), USAGE, done=False), "does not end with [DONE]"),
+        (answer(200, completion()), "does not end with [DONE]"),
+        (events(USAGE), "no delta in the stream"),
+        (events(chunk("stop")), "no token was generated"),
+        (events(chunk(), USAGE), "did not finish"),
+        (
+            events(chunk(), {"error": {"message": "EngineDead"}}, chunk("stop"), USAGE),
+            'the stream holds: {"error": {"message": "EngineDead"}}',
+        ),
+        (Answer(200, [b"data: {x\n\ndata: [DONE]\n\n"]), "the stream holds: {x"),
+        (Answer(500, [b"boom"]), "HTTP 500: boom"),
+    ],
+)
+def test_a_broken_stream_fails(server: FakeServer, reply: Answer, reason: str) -> None:
+    server.chat = lambda _: reply
+    result = one(server, "stream")
+    assert not result.ok
+    assert reason in result.detail
+
+
+@pytest.mark.parametrize(
+    ("reply", "passes"),
+    [
+        (answer(400, {"error": {"message": "too long"}}), True),
+        (answer(413, {"object": "error", "message": "too long"}), True),
+        (answer(400, {"error": {"code": 400}}), False),
+        (Answer(400, [b"too long"]), False),
+        (answer(200, completion()), False),
+        (answer(429, {"error": {"message": "slow down"}}), False),
+        (answer(500, {"error": {"message": "engine died"}}), False),
+    ],
+)
+def test_over_limit(server: FakeServer, reply: Answer, passes: bool) -> None:  # noqa: FBT001
+    server.chat = lambda _: reply
+    result = one(server, "over-limit")
+    assert result.ok is passes
+    assert f"HTTP {reply.status}" in result.detail
+    assert is_over_limit(server.requests[0])
+
+
+@pytest.mark.parametrize("length", [None, "512", 0, 10**12])
+def test_over_limit_needs_the_context_length(server: FakeServer, length: object) -> None:
+    server.models = answer(200, {"data": [{"id": MODEL, "max_model_len": length}]})
+    assert "gives no usable max_model_len" in one(server, "over-limit").detail
+
+
+def test_a_missing_media_file_is_a_failed_verdict(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(media.MEDIA_TYPES, "image", ("absent.jpg", "image/jpeg"))
+    assert "cannot read a file of the probe: " in one(server, "image-1").detail
+
+
+# media
+
+
+def test_media_decode_from_their_data_urls() -> None:
+    content = {}
+    for modality, (_, media_type) in media.MEDIA_TYPES.items():
+        head, encoded = media.data_url(modality).split(",")
+        assert head == f"data:{media_type};base64"
+        content[modality] = base64.b64decode(encoded, validate=True)
+    assert content["image"][:3] == b"\xff\xd8\xff"
+    assert content["image"][-2:] == b"\xff\xd9"
+    with wave.open(io.BytesIO(content["audio"])) as sound:
+        assert (sound.getnchannels(), sound.getframerate()) == (1, 16_000)
+        assert sound.getnframes() == 24_000
+    assert content["video"][4:8] == b"ftyp"
+    assert b"avc1" in content["video"]
+    assert b"mp4a" in content["video"]
+    assert sum(map(len, content.values())) < 100_000
+
+
+# target
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:8000", "ftp://h", "http://", "http://h:99999", "http://[", "http://h/?a=b"],
+)
+def test_a_bad_url_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="URL"):
+        Target(url)
+
+
+def test_a_password_in_the_url_is_refused_and_not_shown() -> None:
+    with pytest.raises(ValueError, match="must not carry") as caught:
+        Target("http://me:hunter2@h")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e12])
+def test_a_bad_timeout_is_refused(timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout"):
+        Target(timeout=timeout)
+
+
+def test_the_url_may_end_with_a_slash_or_v1() -> None:
+    for url in ("http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"):
+        assert Target(url).base_url == "http://h:1"
+
+
+def test_the_key_is_not_in_the_repr_nor_in_errors() -> None:
+    assert KEY not in repr(Target(api_key=KEY))
+    with pytest.raises(ValueError, match="API key") as caught:
+        Target(api_key=KEY + "\n")
+    assert KEY not in str(caught.value)
+
+
+# the key
+
+
+def test_a_server_that_wants_a_key(server: FakeServer) -> None:
+    server.key = KEY
+    assert healthchecks.ready(Target(server.url, api_key=KEY)).ok
+    assert "HTTP 401" in healthchecks.ready(Target(server.url)).detail
+    assert "(no API key was sent)" in healthchecks.ready(Target(server.url)).detail
+    wrong = healthchecks.ready(Target(server.url, api_key="wrong"))
+    assert "(the API key was refused)" in wrong.detail
+
+
+def test_the_key_goes_to_the_server_and_nowhere_else(server: FakeServer, tmp_path: Path) -> None:
+    key_file, report = tmp_path / "key", tmp_path / "report.xml"
+    key_file.write_text(KEY + "\n", encoding="ascii")
+
+    def echo(_: Json) -> Answer:
+        # The quote is cut near the key: half a key must not be shown either.
+        return Answer(500, [b"z" * 270 + f"Authorization: Bearer {KEY}".encode()])
+
+    server.key, server.chat = KEY, echo
+    common = ("--url", server.url, "--api-key-file", key_file)
+    outputs = [
+        cli("ready", *common),
+        cli("ready", *common, "--json"),
+        cli("smoke", *common, "--junit", report),
+    ]
+    assert set(server.authorizations) == {f"Bearer {KEY}"}
+    for done in outputs:
+        assert done.returncode == 1
+        assert "HTTP 500" in done.stdout
+        assert KEY[:8] not in done.stdout + done.stderr
+    assert KEY[:8] not in report.read_text(encoding="utf-8")
+
+
+def test_the_sources_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = __main__.read_api_key
+    named, secret, other = tmp_path / "named", tmp_path / "secret", tmp_path / "other"
+    named.write_text("of-option\n", encoding="ascii")
+    other.write_text("of-variable", encoding="ascii")
+    monkeypatch.setattr(__main__, "SECRET_FILE", secret)
+    environ = {"HEALTHCHECKS_API_KEY_FILE": str(other), "OPENAI_API_KEY": "of-openai"}
+    assert read(named, environ) == "of-option"
+    assert read(None, environ) == "of-variable"
+    del environ["HEALTHCHECKS_API_KEY_FILE"]
+    assert read(None, environ) == "of-openai"
+    secret.write_text("", encoding="ascii")
+    assert read(None, environ) == "of-openai"
+    secret.write_text("of-secret", encoding="ascii")
+    assert read(None, environ) == "of-secret"
+    secret.unlink()
+    assert read(None, {}) is None
+    for content in (b"", b"\xff"):
+        named.write_bytes(content)
+        with pytest.raises(ValueError, match="API key file"):
+            read(named, {})
+
+
+# reports
+
+
+def test_junit_is_valid_whatever_the_detail_holds(tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    report.write_text("old", encoding="ascii")
+    healthchecks.write_junit(
+        [
+            ProbeResult("text", ok=True, seconds=0.25, detail="HTTP 200"),
+            ProbeResult("image-1", ok=False, seconds=1.5, detail="<&\"'\x00\x1b\ufffe\ud800é\n"),
+        ],
+        str(report),
+    )
+    suite = ET.parse(report).getroot()
+    assert suite.tag == "testsuite"
+    assert {k: suite.get(k) for k in ("tests", "failures", "time")} == {
+        "tests": "2",
+        "failures": "1",
+        "time": "1.750",
+    }
+    assert [case.get("name") for case in suite.iter("testcase")] == ["text", "image-1"]
+    (failure,) = suite.iter("failure")
+    assert (failure.get("message") or "").startswith("<&\"'\\x00\\x1b\\xfffe\\xd800é")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.xml"]
+
+
+def test_a_failed_junit_write_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "report.xml").mkdir()
+    with pytest.raises(OSError, match=r"report\.xml"):
+        healthchecks.write_junit([], tmp_path / "report.xml")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.xml"]
+
+
+# command line
+
+
+def test_cli_smoke_prints_aligned_lines_and_a_summary(server: FakeServer, tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    done = cli("smoke", "--url", server.url, "--junit", report)
+    assert done.returncode == 0, done.stdout
+    lines = done.stdout.splitlines()
+    assert [line.split()[1] for line in lines] == list(PROBE_NAMES)
+    assert {line[:4] for line in lines} == {"ok  "}
+    assert len({line.index(" s  ") for line in lines}) == 1
+    assert done.stderr.startswith("all 12 probes passed in ")
+    assert ET.parse(report).getroot().get("tests") == "12"
+
+
+def test_cli_smoke_json_is_one_list(server: FakeServer) -> None:
+    server.chat = lambda r: Answer(500, [b"no"]) if "video_url" in modalities(r) else good_chat(r)
+    only = ("--only", "video-1", "text", "--only", "stream", "--max-tokens", 2)
+    done = cli("smoke", "--url", server.url, "--json", *only)
+    assert done.returncode == 1
+    assert done.stderr == ""
+    results = json.loads(done.stdout)
+    assert [result["probe"] for result in results] == ["text", "video-1", "stream"]
+    assert [result["ok"] for result in results] == [True, False, True]
+    assert {frozenset(r) for r in results} == {frozenset(("probe", "ok", "seconds", "detail"))}
+    assert "HTTP 500: no" in results[1]["detail"]
+
+
+def test_cli_failed_smoke_names_the_probes(closed_url: str) -> None:
+    done = cli("smoke", "--url", closed_url)
+    assert done.returncode == 1
+    assert done.stdout.count("FAIL") == 12
+    assert done.stdout.count("skipped: server unreachable") == 9
+    assert done.stderr.startswith("12 of 12 probes FAILED in ")
+
+
+@pytest.mark.parametrize("command", ["live", "ready"])
+def test_cli_exit_codes(server: FakeServer, closed_url: str, command: str) -> None:
+    good = cli(command, env={"HEALTHCHECKS_URL": server.url})
+    assert (good.returncode, good.stderr) == (0, "")
+    assert good.stdout.startswith(f"ok    {command}")
+    bad = cli(command, "--url", closed_url, "--json", "--timeout", 2)
+    assert bad.returncode == 1
+    (result,) = json.loads(bad.stdout)
+    assert (result["probe"], result["ok"]) == (command, False)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("dead",),
+        ("live", "--timeout", "0"),
+        ("live", "--url", "nonsense"),
+        ("live", "--api-key", KEY),
+        ("live", "--time", "3"),
+        ("ready", "--api-key-file", "/nonexistent/key"),
+        ("smoke", "--only", "sound"),
+        ("smoke", "--max-tokens", "0"),
+        ("smoke", "--junit", "/nonexistent/report.xml"),
+    ],
+)
+def test_cli_wrong_usage_exits_2(arguments: tuple[str, ...]) -> None:
+    done = cli(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "usage: python3 -m healthchecks" in done.stderr
+
+
+def test_cli_ignores_proxies_of_the_environment(server: FakeServer) -> None:
+    with FakeServer() as proxy:
+        names = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+        env = dict.fromkeys(names, proxy.url) | {"no_proxy": "", "NO_PROXY": ""}
+        done = cli("ready", "--url", server.url, env=env)
+    assert done.returncode == 0, done.stdout
+    assert proxy.paths == []
+
+
+def test_cli_survives_an_ascii_terminal_and_a_closed_pipe(server: FakeServer) -> None:
+    server.health = Answer(500, ["内存不足".encode()])
+    done = cli("live", "--url", server.url, env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 1
+    assert "HTTP 500: \\u5185" in done.stdout
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as gone:
+        piped = subprocess.run(
+            [sys.executable, "-m", "healthchecks", "live", "--url", server.url],
+            cwd=ROOT,
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert (piped.returncode, piped.stderr) == (1, "")
+
+
+def test_the_import_is_light() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter(); import healthchecks; "
+        "seconds = time.perf_counter() - start; assert 'httpx' not in sys.modules; print(seconds)"
+    )
+    times = [
+        float(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT)) for _ in range(3)
+    ]
+    assert min(times) < 0.010
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = healthchecks.nothing  # type: ignore[attr-defined]
