@@ -42,7 +42,7 @@ if not TYPE_CHECKING:  # a type checker would take every name for granted
     def __getattr__(name: str) -> object:
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib import import_module  # noqa: PLC0415 - keeps the import of this package cheap
+        from importlib import import_module
 
         value: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
         globals()[name] = value

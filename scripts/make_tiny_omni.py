@@ -47,9 +47,9 @@ SEED: Final = "tiny-omni/1"
 MAX_POSITIONS: Final = 32768
 VOCAB_SIZE: Final = 512
 
-# One visual token covers 32x32 pixels (2x2 patches of 16). Nothing is scaled up, and what
-# is larger than 256x192 is scaled down: 320x240 becomes 48 tokens an image, and 48 for
-# every two frames of a video.
+# One visual token covers 32x32 pixels (2x2 patches of 16), and sides are rounded to that.
+# Beyond the rounding nothing is scaled up, and what has more pixels than 256x192 is scaled
+# down: 320x240 becomes 48 tokens an image, and 48 for every two frames of a video.
 MIN_PIXELS: Final = 32 * 32
 MAX_PIXELS: Final = 256 * 192
 
@@ -237,11 +237,7 @@ def make_tokenizer() -> Tokenizer:
 # Reasoning of earlier turns is left out, and the answer to come starts inside <think>.
 CHAT_TEMPLATE: Final = r"""
 {%- if tools %}
-{{- '<|im_start|>system\n' }}
-{%- if messages[0].role == 'system' and messages[0].content is string %}
-{{- messages[0].content + '\n\n' }}
-{%- endif %}
-{{- '# Tools\n\nFunctions you may call:\n<tools>' }}
+{{- '<|im_start|>system\n# Tools\n\nFunctions you may call:\n<tools>' }}
 {%- for tool in tools %}
 {{- '\n' + (tool | tojson) }}
 {%- endfor %}
@@ -249,7 +245,6 @@ CHAT_TEMPLATE: Final = r"""
 {{- '{"name": <name>, "arguments": <object>}\n</tool_call><|im_end|>\n' }}
 {%- endif %}
 {%- for message in messages %}
-{%- if not (tools and loop.first and message.role == 'system' and message.content is string) %}
 {{- '<|im_start|>' + ('user' if message.role == 'tool' else message.role) + '\n' }}
 {%- if message.role == 'tool' %}
 {{- '<tool_response>\n' }}
@@ -282,7 +277,6 @@ CHAT_TEMPLATE: Final = r"""
 {{- '\n</tool_response>' }}
 {%- endif %}
 {{- '<|im_end|>\n' }}
-{%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}
 {{- '<|im_start|>assistant\n<think>\n' }}
@@ -747,9 +741,8 @@ patches of {vision.patch}, {levels} deepstack level |
 {audio.mel_bins} mel bins |
 | all | {parameters:,} | vocabulary {vocab}, context {context:,} |
 
-An image takes a token for each 32x32 pixels and is scaled down, never up, to at most \
-{max_tokens} tokens;
-a video takes as much for every two frames; a second of sound takes 13 tokens.
+An image takes a token for each 32x32 pixels, at most {max_tokens}: larger ones are scaled down.
+A video takes as much for every two frames, and a second of sound takes 13 tokens.
 
 It splits over two ranks (`--tensor-parallel-size 2`).
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import sys
 from collections import deque
 from threading import Timer
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from appliance.errors import ApplianceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _DISK_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 _PORT_TAKEN = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
@@ -27,15 +26,16 @@ def run(
     error: str,
     what: str,
     timeout: float,
+    on_line: Callable[[str], None],
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Run a command, its output going to stderr as it comes.
+    """Run a command; the command itself and each line of its output go to `on_line`.
 
     `error` is the error id for a failure that is none of the known ones (disk full, port
     taken, no engine); `what` says in words what failed. `timeout` in seconds. An exit status
     other than 0, by a signal too, is a failure.
     """
-    print(f"$ {shlex.join(command)}", file=sys.stderr)
+    on_line(f"$ {shlex.join(command)}")
     tail: deque[str] = deque(maxlen=KEPT_LINES)
     try:
         process = subprocess.Popen(
@@ -55,7 +55,7 @@ def run(
         assert process.stdout is not None  # noqa: S101 (PIPE above)
         for line in process.stdout:
             tail.append(line.rstrip())
-            print(f"  {line.rstrip()}", file=sys.stderr)
+            on_line(line.rstrip())
         status = process.wait()
     finally:
         expired = not timer.is_alive()

@@ -243,7 +243,7 @@ def _container(
         tmpfs=(Tmpfs("/tmp", "rw,exec,nosuid,nodev,mode=1777,size=4g"),),  # noqa: S108
         # vLLM asks for as many files itself, and warns when it can't have them.
         ulimits=(Ulimit("nofile", 65536, 65536),),
-        healthcheck=Healthcheck("python3 -m healthchecks ready", 30, 20, 1800, 3),
+        healthcheck=Healthcheck("python3 -m healthchecks ready --timeout 15", 30, 20, 1800, 3),
         network=server.network,
         restart=limits.restart,
         shm_size_bytes=_bytes(limits.shm_size or choice.platform.shm_size),

@@ -293,18 +293,18 @@ def test_a_closed_port_is_a_failed_verdict(
 def test_ready_times_out_when_only_health_answers(server: FakeServer) -> None:
     server.chat = server.hang
     assert healthchecks.live(target(server)).ok
-    result = healthchecks.ready(target(server, timeout=0.4))
+    result = healthchecks.ready(target(server, timeout=1))
     assert not result.ok
-    assert "no answer to POST /v1/chat/completions within 0.4 s" in result.detail
-    assert result.seconds < 3
+    assert "no answer to POST /v1/chat/completions within 1 s" in result.detail
+    assert result.seconds < 5
 
 
 def test_a_body_that_trickles_in_times_out(server: FakeServer) -> None:
-    server.chat = lambda _: Answer(200, [b"tick "] * 1000, pause=0.05)
-    result = healthchecks.ready(target(server, timeout=0.4))
+    server.chat = lambda _: Answer(200, [b"tick "] * 1000, pause=0.02)
+    result = healthchecks.ready(target(server, timeout=1))
     assert not result.ok
-    assert "within 0.4 s; received so far: tick tick" in result.detail
-    assert result.seconds < 3
+    assert "within 1 s; received so far: tick tick" in result.detail
+    assert result.seconds < 5
 
 
 def test_an_endless_body_is_cut(server: FakeServer) -> None:
@@ -456,7 +456,7 @@ def test_a_server_that_comes_back_is_probed_again() -> None:
 
 def test_a_hung_probe_does_not_stop_the_next(server: FakeServer) -> None:
     server.chat = lambda r: server.hang(r) if "audio_url" in modalities(r) else good_chat(r)
-    results = healthchecks.smoke(target(server, 0.3), only=["audio-1", "audio-2", "text-after"])
+    results = healthchecks.smoke(target(server, 1), only=["audio-1", "audio-2", "text-after"])
     assert list(failed(results)) == ["audio-1", "audio-2"]
 
 
@@ -495,7 +495,7 @@ def test_a_broken_stream_fails(server: FakeServer, reply: Answer, reason: str) -
         (answer(500, {"error": {"message": "engine died"}}), False),
     ],
 )
-def test_over_limit(server: FakeServer, reply: Answer, passes: bool) -> None:  # noqa: FBT001
+def test_over_limit(server: FakeServer, reply: Answer, passes: bool) -> None:
     server.chat = lambda _: reply
     result = one(server, "over-limit")
     assert result.ok is passes
@@ -643,7 +643,7 @@ def test_junit_is_valid_whatever_the_detail_holds(tmp_path: Path) -> None:
         ],
         str(report),
     )
-    suite = ET.parse(report).getroot()
+    suite = ET.parse(report).getroot()  # noqa: S314 - our own file
     assert suite.tag == "testsuite"
     assert {k: suite.get(k) for k in ("tests", "failures", "time")} == {
         "tests": "2",
@@ -675,7 +675,7 @@ def test_cli_smoke_prints_aligned_lines_and_a_summary(server: FakeServer, tmp_pa
     assert {line[:4] for line in lines} == {"ok  "}
     assert len({line.index(" s  ") for line in lines}) == 1
     assert done.stderr.startswith("all 12 probes passed in ")
-    assert ET.parse(report).getroot().get("tests") == "12"
+    assert ET.parse(report).getroot().get("tests") == "12"  # noqa: S314 - our own file
 
 
 def test_cli_smoke_json_is_one_list(server: FakeServer) -> None:
@@ -766,7 +766,7 @@ def test_the_import_is_light() -> None:
         "seconds = time.perf_counter() - start; assert 'httpx' not in sys.modules; print(seconds)"
     )
     times = [
-        float(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT)) for _ in range(3)
+        float(subprocess.check_output([sys.executable, "-c", code], cwd=ROOT)) for _ in range(5)
     ]
     assert min(times) < 0.010
     with pytest.raises(AttributeError, match="nothing"):

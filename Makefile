@@ -1,0 +1,41 @@
+# Two commands matter: `make up` runs the appliance, `make test` passes the tests.
+# Both do all of their set-up on a fresh machine.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find appliance healthchecks -name '*.py')
+
+.PHONY: up down status logs smoke test unit e2e lint compose clean
+.DEFAULT_GOAL := up
+
+up: $(VENV)/.ready  ## Bring the appliance up and verify it
+	@$(BIN)/appliance up --install-engine $(ARGS)
+
+down status logs smoke: $(VENV)/.ready
+	@$(BIN)/appliance $@ $(ARGS)
+
+test: lint unit e2e  ## Everything that CI runs
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/unit
+
+e2e: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/e2e --junit-xml=reports/e2e.xml
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+compose: $(VENV)/.ready  ## Render the files in compose/ again
+	$(BIN)/appliance render compose --portable --set platform=cpu --force -o compose/cpu.yaml
+
+$(VENV)/.ready: requirements/launcher.txt requirements/build.txt pyproject.toml scripts/venv.sh $(SOURCES)
+	@PYTHON=$(PYTHON) scripts/venv.sh $(VENV) launcher
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.ready
+	@PYTHON=$(PYTHON) scripts/venv.sh $(VENV) dev
+
+clean:
+	rm -rf $(VENV) reports .mypy_cache .ruff_cache .pytest_cache

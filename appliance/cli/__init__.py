@@ -1,0 +1,1 @@
+"""The command line: a thin layer over functions that take typed values."""

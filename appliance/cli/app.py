@@ -1,0 +1,345 @@
+"""The commands. Each imports what it works with when it runs, so that the start is quick."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from appliance.cli.run import document, guarded
+
+if TYPE_CHECKING:
+    from appliance.config.load import Loaded
+    from appliance.deployment import Deployment
+
+app = typer.Typer(
+    name="appliance",
+    help="Serve an omni model from a container, and prove that it works.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+render_app = typer.Typer(help="Print the deployment as a file.", no_args_is_help=True)
+weights_app = typer.Typer(help="Fetch and check model folders.", no_args_is_help=True)
+config_app = typer.Typer(help="Show and check the configuration.", no_args_is_help=True)
+app.add_typer(render_app, name="render")
+app.add_typer(weights_app, name="weights")
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[
+    Optional[Path],  # noqa: UP045 (Typer reads this at run time, on Python 3.10 too)
+    typer.Option("--config", help="Configuration file [default: ./appliance.yaml if it exists]."),
+]
+Override = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a configuration key; repeatable."),
+]
+Snapshot = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--snapshot", metavar="DIR", help="Read the host from a folder instead."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Output = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--output", "-o", help="Write to a file instead of stdout."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that differs.")]
+
+
+def _load(config: Path | None, overrides: list[str] | None) -> Loaded:
+    import os
+
+    from appliance.config.load import load
+
+    return load(config, os.environ, overrides or ())
+
+
+def _prepare(
+    config: Path | None, overrides: list[str] | None, snapshot: Path | None = None
+) -> Deployment:
+    from appliance.deployment import prepare
+
+    deployment = prepare(_load(config, overrides).config, snapshot)
+    for warning in deployment.plan.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return deployment
+
+
+@app.command()
+@guarded
+def up(
+    config: ConfigFile = None,
+    overrides: Override = None,
+    install_engine: Annotated[
+        bool, typer.Option(help="Install and start Docker where it is missing (root).")
+    ] = False,
+    smoke: Annotated[bool, typer.Option(help="Run the smoke test at the end.")] = True,
+    recreate: Annotated[bool, typer.Option(help="Make the container anew.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring the appliance up and verify it; does nothing where all is as planned."""
+    from appliance.cli import show
+    from appliance.lifecycle.progress import Progress
+    from appliance.lifecycle.up import Options, Up
+
+    deployment = _prepare(config, overrides)
+    show.host(deployment)
+    progress = Progress()
+    options = Options(install_engine=install_engine, smoke=smoke, recreate=recreate)
+    try:
+        outcome = Up(deployment, options, progress).run()
+    finally:
+        progress.stop()
+    show.endpoint(deployment, outcome, as_json=as_json)
+
+
+@app.command()
+@guarded
+def down(config: ConfigFile = None, overrides: Override = None, as_json: Json = False) -> None:
+    """Stop and remove the container; caches and weights stay."""
+    from appliance.lifecycle.progress import Progress
+    from appliance.lifecycle.status import down as take_down
+
+    deployment = _prepare(config, overrides)
+    removed = take_down(deployment, Progress())
+    name = deployment.plan.container.name
+    if as_json:
+        document({"name": name, "removed": removed})
+    elif not removed:
+        print(f"There is no container {name}: nothing to do.", file=sys.stderr)
+
+
+@app.command()
+@guarded
+def status(config: ConfigFile = None, overrides: Override = None, as_json: Json = False) -> None:
+    """Say what state the appliance is in, and what to do. Exit status 0 when it is ready."""
+    from appliance.cli import show
+    from appliance.lifecycle.status import read
+
+    found = read(_prepare(config, overrides))
+    show.status(found, as_json=as_json)
+    raise typer.Exit(0 if found.state == "ready" else 1)
+
+
+@app.command()
+@guarded
+def logs(
+    config: ConfigFile = None,
+    overrides: Override = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines.")] = False,
+    tail: Annotated[int, typer.Option(help="Number of last lines.", min=1)] = 200,
+    as_json: Json = False,
+) -> None:
+    """Print the engine's log."""
+    from appliance.cli import show
+
+    show.logs(_prepare(config, overrides), follow=follow, tail=tail, as_json=as_json)
+
+
+@app.command()
+@guarded
+def inventory(
+    config: ConfigFile = None,
+    overrides: Override = None,
+    snapshot: Snapshot = None,
+    as_json: Json = False,
+) -> None:
+    """Print what the host is: product, NPUs, driver, problems."""
+    from appliance.cli import show
+    from appliance.deployment import absolute, take
+
+    loaded = _load(config, overrides)
+    show.inventory(take(absolute(loaded.config), snapshot), as_json=as_json)
+
+
+@app.command()
+@guarded
+def plan(
+    config: ConfigFile = None,
+    overrides: Override = None,
+    snapshot: Snapshot = None,
+    as_json: Json = False,
+) -> None:
+    """Print the plan: every device, mount, variable, argument and limit."""
+    from appliance.cli import show
+
+    show.plan(_prepare(config, overrides, snapshot).plan, as_json=as_json)
+
+
+@render_app.command("run")
+@guarded
+def render_run(
+    config: ConfigFile = None,
+    overrides: Override = None,
+    snapshot: Snapshot = None,
+    output: Output = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Print a shell script with the `docker run` command."""
+    from appliance.cli import show
+    from appliance.render import render
+
+    text = render(_prepare(config, overrides, snapshot).plan, "run")
+    show.rendering(text, output, force=force, as_json=as_json)
+
+
+@render_app.command("compose")
+@guarded
+def render_compose(
+    config: ConfigFile = None,
+    overrides: Override = None,
+    snapshot: Snapshot = None,
+    output: Output = None,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="Leave IMAGE, MODEL_DIR and PORT to variables.")
+    ] = False,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Print a compose file."""
+    from appliance import render
+    from appliance.cli import show
+
+    made = _prepare(config, overrides, snapshot).plan
+    text = render.portable(made) if portable else render.render(made, "compose")
+    show.rendering(text, output, force=force, as_json=as_json)
+
+
+@app.command()
+@guarded
+def build(config: ConfigFile = None, overrides: Override = None, as_json: Json = False) -> None:
+    """Build the appliance image, even where one of its name is there."""
+    from appliance.engine import docker, images, install
+    from appliance.lifecycle.progress import Progress
+
+    deployment = _prepare(config, overrides)
+    progress = Progress()
+    install.ensure(install=False, on_line=progress.detail)
+    engine = docker.connect()
+    progress.begin("image", deployment.plan.image.name)
+    try:
+        images.Builder(engine, deployment.config, progress.detail).build(deployment.plan.image)
+    finally:
+        progress.stop()
+    image = engine.image(deployment.plan.image.name)
+    progress.end(deployment.plan.image.name)
+    if as_json:
+        document({"image": deployment.plan.image.name, "id": image.id if image else None})
+
+
+@weights_app.command("fetch")
+@guarded
+def weights_fetch(
+    config: ConfigFile = None, overrides: Override = None, as_json: Json = False
+) -> None:
+    """Fetch the model's weights; a second run goes on where the first stopped."""
+    from appliance.cli import show
+    from appliance.lifecycle.progress import Progress
+    from appliance.lifecycle.up import bring_weights
+
+    model = _prepare(config, overrides).plan.model
+    progress = Progress()
+    progress.begin("weights", model.id)
+    try:
+        folder = bring_weights(model, progress)
+    finally:
+        progress.stop()
+    show.weights(model, folder, as_json=as_json)
+
+
+@weights_app.command("verify")
+@guarded
+def weights_verify(
+    config: ConfigFile = None, overrides: Override = None, as_json: Json = False
+) -> None:
+    """Check that the model folder is complete. Needs no network."""
+    from appliance.cli import show
+    from appliance.weights.verify import verify
+
+    model = _prepare(config, overrides).plan.model
+    show.weights(model, verify(Path(model.host_path)), as_json=as_json)
+
+
+@app.command()
+@guarded
+def smoke(
+    config: ConfigFile = None,
+    overrides: Override = None,
+    url: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Another server to probe, instead of this appliance."),
+    ] = None,
+    model: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Model to ask for at --url [default: the first that it lists]."),
+    ] = None,
+    api_key_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="File with the API key for --url."),
+    ] = None,
+    junit: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Write a JUnit report."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Verify text, image, audio and video on the running server."""
+    from appliance.cli import show
+    from appliance.lifecycle import smoke as probes
+
+    loaded = _load(config, overrides)
+    target = (
+        probes.other(url, model, api_key_file, loaded.config.timeouts.probe)
+        if url
+        else probes.own(_prepare(config, overrides))
+    )
+    show.smoke(target, junit, as_json=as_json)
+
+
+@config_app.command("show")
+@guarded
+def config_show(
+    config: ConfigFile = None, overrides: Override = None, as_json: Json = False
+) -> None:
+    """Print every key, its value, and where the value comes from."""
+    from appliance.cli import show
+
+    show.configuration(_load(config, overrides), as_json=as_json)
+
+
+@config_app.command("check")
+@guarded
+def config_check(
+    config: ConfigFile = None, overrides: Override = None, as_json: Json = False
+) -> None:
+    """Check the configuration, and that a plan can be made of it for this host."""
+    made = _prepare(config, overrides).plan
+    if as_json:
+        document({"ok": True, "platform": made.platform, "warnings": list(made.warnings)})
+    else:
+        print(f"The configuration is valid: platform {made.platform}, model {made.model.id}.")
+
+
+@config_app.command("schema")
+@guarded
+def config_schema(as_json: Json = False) -> None:
+    """Print the JSON schema of appliance.yaml."""
+    from appliance.config.load import schema
+
+    del as_json  # The schema is a JSON document either way.
+    document(schema())
+
+
+@app.command()
+@guarded
+def version(as_json: Json = False) -> None:
+    """Print the launcher's version."""
+    from appliance.version import __version__
+
+    if as_json:
+        document({"version": __version__})
+    else:
+        print(__version__)

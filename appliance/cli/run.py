@@ -1,0 +1,65 @@
+"""What every command shares: errors become lines and exit codes, results become documents."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+
+import typer
+
+from appliance.errors import ApplianceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def guarded(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a command that reports every error as what, why and what next; never a traceback."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        as_json = bool(kwargs.get("as_json"))
+        try:
+            return function(*args, **kwargs)
+        except ApplianceError as error:
+            _fail(error, as_json=as_json)
+        except KeyboardInterrupt:
+            message = "Interrupted: what was begun stays as it is."
+            _fail(ApplianceError("interrupted", message), as_json=as_json)
+        except BrokenPipeError:
+            # The reader of our output went away: that is its right.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except typer.Exit:
+            raise
+        except Exception as error:
+            if os.environ.get("APPLIANCE_DEBUG"):
+                raise
+            text = f"{type(error).__name__}: {error}"
+            _fail(ApplianceError("bug", text), as_json=as_json)
+
+    return wrapper
+
+
+def _fail(error: ApplianceError, *, as_json: bool) -> NoReturn:
+    if as_json:
+        document(error.as_dict())
+    print(f"\nerror [{error.id}] {error.message}\n  next: {error.remedy}", file=sys.stderr)
+    raise typer.Exit(error.exit_code) from None
+
+
+def document(value: Any) -> None:
+    """Print one JSON document on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")

@@ -1,0 +1,63 @@
+"""From the operator's wishes and the host to a plan: the first steps of every command."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance import paths
+from appliance.inventory import read
+from appliance.plan import ascend
+from appliance.plan.make import make
+
+if TYPE_CHECKING:
+    from appliance.config.model import Config
+    from appliance.inventory.model import Inventory
+    from appliance.plan.model import Plan
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One appliance as it is meant to be, and what that was made of."""
+
+    config: Config
+    inventory: Inventory
+    plan: Plan
+
+
+def prepare(config: Config, snapshot: Path | None = None) -> Deployment:
+    """Read the host, or its snapshot, and plan for it; raises `ApplianceError`."""
+    config = absolute(config)
+    inventory = take(config, snapshot)
+    models = paths.models()
+    plan = make(config, inventory, str(models) if models else None)
+    return Deployment(config, inventory, plan)
+
+
+def take(config: Config, snapshot: Path | None = None) -> Inventory:
+    """Take the inventory that a plan for this configuration needs."""
+    if snapshot is not None:
+        return read.snapshot(snapshot)
+    key_file = config.server.api_key_file
+    return read.live(ascend.candidate_paths(), (key_file,) if key_file else ())
+
+
+def absolute(config: Config) -> Config:
+    """Return the configuration with its host paths made absolute, `~` being the user's home."""
+
+    def full(path: str | None) -> str | None:
+        return os.path.abspath(Path(path).expanduser()) if path else path  # noqa: PTH100
+
+    cache = dataclasses.replace(config.cache, dir=full(config.cache.dir) or config.cache.dir)
+    return dataclasses.replace(
+        config,
+        cache=cache,
+        model=dataclasses.replace(config.model, path=full(config.model.path)),
+        server=dataclasses.replace(
+            config.server, api_key_file=full(config.server.api_key_file)
+        ),
+        build=dataclasses.replace(config.build, ca_bundle=full(config.build.ca_bundle)),
+    )

@@ -1,0 +1,255 @@
+"""Comes by the appliance image: as it is, pulled, or built on a base that is pulled or built."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance import paths
+from appliance.engine.command import run
+from appliance.engine.install import debian_mirror
+from appliance.errors import ApplianceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from appliance.config.model import Config
+    from appliance.engine.docker import Engine
+    from appliance.plan.model import ImagePlan
+
+LABEL_CONTEXT = "appliance.context-hash"
+# What the image is made of: a change in any of these makes another image.
+CONTEXT = (
+    ".dockerignore", "Dockerfile", "LICENSE", "appliance", "healthchecks", "image",
+    "pyproject.toml", "requirements", "templates",
+)  # fmt: skip
+# The host's own trust store serves the build as well: what the host trusts, it trusts.
+CA_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+)
+# Unpacked size of a vLLM base plus the layer, and what building needs beside it.
+BUILD_BYTES = 12 * 1024**3
+
+
+@dataclass(frozen=True)
+class Builder:
+    """What coming by an image needs: the engine, the operator's options, a place for lines."""
+
+    engine: Engine
+    config: Config
+    on_line: Callable[[str], None]
+
+    def ensure(self, plan: ImagePlan) -> str:
+        """Return the id of the image that the plan names, after coming by it if need be."""
+        if (found := current(self.engine, plan)) is not None:
+            return found
+        if plan.base is None:
+            self.pull([plan.name])
+        else:
+            self.build(plan)
+        image = self.engine.image(plan.name)
+        if image is None:
+            raise ApplianceError("image-unavailable", f"There is no image {plan.name}.")
+        return image.id
+
+    def build(self, plan: ImagePlan) -> None:
+        """Build the appliance image; raises image-build-failed, image-unavailable, disk-full."""
+        root = paths.checkout()
+        if root is None:
+            raise ApplianceError(
+                "not-a-checkout", f"The image {plan.name} is not here and can't be built here."
+            )
+        if plan.base is None:
+            raise ApplianceError(
+                "config-invalid", "`image.name` names an image to be run as it is.", "Unset it."
+            )
+        refuse_full_disk(self.engine)
+        arguments = {
+            "BASE_IMAGE": self._base(plan, root),
+            "BASE_ENTRYPOINT": plan.base_entrypoint,
+            "CONTEXT_HASH": context_hash(root),
+        }
+        self._buildx(root / "Dockerfile", root, plan.name, arguments)
+
+    def pull(self, candidates: list[str]) -> str:
+        """Pull the first of several names of one image whose registry answers; return it.
+
+        Raises image-unavailable when none answers within `timeouts.registry` seconds.
+        """
+        timeout = self.config.timeouts.registry
+        self.on_line(f"asking the registries of {', '.join(candidates)}")
+
+        def ask(name: str) -> str | None:
+            return self.engine.registry_digest(name, timeout)
+
+        with ThreadPoolExecutor(len(candidates)) as pool:
+            digests = list(pool.map(ask, candidates))
+        for name, digest in zip(candidates, digests, strict=True):
+            if digest is not None:
+                self._run(
+                    ["docker", "pull", "--quiet", name],
+                    "image-unavailable",
+                    f"Pulling {name}",
+                    timeout=self.config.timeouts.pull,
+                )
+                return name
+        raise ApplianceError(
+            "image-unavailable",
+            f"No registry gave an answer for {', '.join(candidates)} within {timeout:g} s.",
+        )
+
+    def _base(self, plan: ImagePlan, root: Path) -> str:
+        """Return the name of a base image that is on this host."""
+        names = [name for name in (plan.base, *plan.mirrors) if name]
+        for name in (*names, plan.local_image):
+            if name and self.engine.image(name) is not None:
+                return name
+        try:
+            return self.pull(names)
+        except ApplianceError as error:
+            if error.id != "image-unavailable" or plan.local_image is None:
+                raise
+            self.on_line(f"{error.message} Building the base here instead.")
+        return self._local_base(plan, root)
+
+    def _local_base(self, plan: ImagePlan, root: Path) -> str:
+        """Build the base image from Debian and Python packages."""
+        image, dockerfile, debian = plan.local_image, plan.local_dockerfile, plan.local_debian
+        assert image and dockerfile and debian  # noqa: S101, PT018 (given together)
+        if self.engine.image(debian) is None:
+            try:
+                self.pull([debian])
+            except ApplianceError as error:
+                if error.id != "image-unavailable":
+                    raise
+                self._debootstrap(debian, plan.local_debian_suite or "")
+        arguments = {"DEBIAN_IMAGE": debian}
+        if self.config.build.apt_mirror:
+            arguments["APT_MIRROR"] = self.config.build.apt_mirror
+        with tempfile.TemporaryDirectory() as empty:
+            self._buildx(root / dockerfile, Path(empty), image, arguments)
+        return image
+
+    def _debootstrap(self, image: str, suite: str) -> None:
+        """Make Debian's base image from its packages."""
+        mirror = self.config.build.apt_mirror or debian_mirror()
+        if os.geteuid() != 0 or mirror is None:
+            raise ApplianceError(
+                "image-unavailable",
+                f"No registry has {image}, and only root with a Debian mirror can make it here.",
+                "Set `build.apt_mirror` and run as root, or load a vLLM image by hand and name "
+                "it in `image.base`.",
+            )
+        if shutil.which("debootstrap") is None and shutil.which("apt-get"):
+            install = ["apt-get", "-qq", "--option=Dpkg::Use-Pty=0", "install", "--yes"]
+            self._run([*install, "debootstrap"], "image-build-failed", "Installing debootstrap")
+        with tempfile.TemporaryDirectory() as folder:
+            tree = f"{folder}/rootfs"
+            archive = f"{folder}/rootfs.tar"
+            failed, what = "image-build-failed", f"Making {image} from packages"
+            self._run(["debootstrap", "--variant=minbase", suite, tree, mirror], failed, what)
+            self._run(["tar", "-C", tree, "-c", "-f", archive, "."], failed, what)
+            self._run(["docker", "import", archive, image], failed, what)
+
+    def _buildx(
+        self, dockerfile: Path, context: Path, tag: str, arguments: dict[str, str]
+    ) -> None:
+        command = ["docker", "buildx", "build", "--progress", "plain", "--load", "--tag", tag]
+        command += ["--file", str(dockerfile)]
+        if bundle := ca_bundle(self.config):
+            command += ["--secret", f"id=ca,src={bundle}"]
+        for name, value in arguments.items():
+            command += ["--build-arg", f"{name}={value}"]
+        options, environment = self.config.build, dict(os.environ)
+        private = {
+            "HTTP_PROXY": options.http_proxy or environment.get("HTTP_PROXY"),
+            "HTTPS_PROXY": options.https_proxy or environment.get("HTTPS_PROXY"),
+            "NO_PROXY": options.no_proxy or environment.get("NO_PROXY"),
+            "PIP_INDEX_URL": options.pip_index_url,
+        }
+        for name, value in private.items():
+            if value:
+                # By name alone: such an address may hold a password, which would otherwise
+                # stand in the process list.
+                command += ["--build-arg", name]
+                environment[name] = value
+        self._run(
+            [*command, str(context)], "image-build-failed", f"Building {tag}", environment
+        )
+
+    def _run(
+        self,
+        command: list[str],
+        error: str,
+        what: str,
+        environment: dict[str, str] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        run(
+            command,
+            error=error,
+            what=what,
+            timeout=timeout or self.config.timeouts.build,
+            on_line=self.on_line,
+            environment=environment or {**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        )
+
+
+def current(engine: Engine, plan: ImagePlan) -> str | None:
+    """Return the image's id if it is there and made of what the checkout holds, else `None`."""
+    found = engine.image(plan.name)
+    if found is None:
+        return None
+    root = paths.checkout()
+    if plan.base and root and found.labels.get(LABEL_CONTEXT) != context_hash(root):
+        return None
+    return found.id
+
+
+def context_hash(root: Path) -> str:
+    """Return a hash over the names and contents of all files that the image is made of."""
+    digest = hashlib.sha256()
+    for name in CONTEXT:
+        top = root / name
+        files = sorted(top.rglob("*")) if top.is_dir() else [top]
+        for file in files:
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(f"{file.relative_to(root)}\0".encode())
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def ca_bundle(config: Config) -> str | None:
+    """Return the CA bundle that builds trust: the operator's, else the host's."""
+    if config.build.ca_bundle is not None:
+        if not Path(config.build.ca_bundle).is_file():
+            raise ApplianceError(
+                "config-invalid", f"build.ca_bundle: there is no file {config.build.ca_bundle}."
+            )
+        return config.build.ca_bundle
+    return next((name for name in CA_BUNDLES if Path(name).is_file()), None)
+
+
+def refuse_full_disk(engine: Engine) -> None:
+    """Raise disk-full when the engine's disk can't hold what a build makes."""
+    root = engine.data_root()
+    try:
+        free = shutil.disk_usage(root).free
+    except OSError:
+        return  # The engine is on another machine: its disk is not ours to see.
+    if free < BUILD_BYTES:
+        raise ApplianceError(
+            "disk-full",
+            f"Building the image needs {BUILD_BYTES / 1024**3:.0f} GiB in {root}; "
+            f"{free / 1024**3:.1f} GiB are free.",
+        )

@@ -1,0 +1,187 @@
+"""Makes sure of a Docker engine with compose and buildx, on Debian and Ubuntu as root.
+
+What is there is left alone. What is missing comes from the distribution. Debian 12 has
+neither Compose 2 nor buildx; there Debian 13's suite is added at a priority so low that
+nothing else is taken from it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.engine.command import run
+from appliance.errors import ApplianceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+APT_SECONDS = 1200.0
+START_SECONDS = 60.0
+QUICK_SECONDS = 20.0
+SOURCES = Path("/etc/apt/sources.list.d")
+PREFERENCES = Path("/etc/apt/preferences.d")
+DAEMON_LOG = Path("/var/log/dockerd.log")
+# What Debian 12 lacks, its successor has.
+NEWER_SUITE = {"bookworm": "trixie"}
+
+
+def missing_parts() -> list[str]:
+    """Return which of the engine's command-line parts are not installed."""
+    if shutil.which("docker") is None:
+        return ["docker", "docker compose", "docker buildx"]
+    return [
+        f"docker {plugin}"
+        for plugin in ("compose", "buildx")
+        if not _succeeds(["docker", plugin, "version"])
+    ]
+
+
+def answers() -> bool:
+    """Tell whether an engine answers."""
+    return _succeeds(["docker", "version", "--format", "{{.Server.Version}}"])
+
+
+def ensure(*, install: bool, on_line: Callable[[str], None]) -> None:
+    """Return when an engine with compose and buildx answers.
+
+    With `install`, what is missing is installed and a stopped engine is started. Raises
+    engine-missing or engine-unreachable, saying exactly what to install or to start.
+    """
+    missing = missing_parts()
+    remote = "DOCKER_HOST" in os.environ
+    lacks_daemon = not remote and not answers() and _daemon() is None
+    if missing or lacks_daemon:
+        wanted = missing or ["the Docker engine"]
+        if not install or not _can_install():
+            raise _cannot_install(wanted)
+        _install(on_line)
+        if missing := missing_parts():
+            raise _cannot_install(missing)
+    if answers():
+        return
+    if remote or not install or os.geteuid() != 0:
+        where = os.environ.get("DOCKER_HOST", "its socket")
+        raise ApplianceError("engine-unreachable", f"No Docker engine answers at {where}.")
+    _start(on_line)
+
+
+def _can_install() -> bool:
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
+def _cannot_install(missing: list[str]) -> ApplianceError:
+    names = ", ".join(missing)
+    if shutil.which("apt-get"):
+        packages = " ".join(_packages(_release()))
+        remedy = f"As root: apt-get install {packages}   (or run `make up` as root)"
+    elif shutil.which("dnf") or shutil.which("yum"):
+        remedy = (
+            "Install docker-ce, docker-compose-plugin and docker-buildx-plugin from Docker's "
+            "repository (openEuler: docker-engine and the two plugins), then: "
+            "systemctl enable --now docker"
+        )
+    else:
+        remedy = "Install Docker Engine 24 or newer with its compose and buildx plugins."
+    return ApplianceError("engine-missing", f"Not installed: {names}.", remedy)
+
+
+def _release() -> dict[str, str]:
+    try:
+        text = Path("/etc/os-release").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    return dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', text, re.MULTILINE))
+
+
+def _packages(release: dict[str, str]) -> list[str]:
+    compose = "docker-compose-v2" if release.get("ID") == "ubuntu" else "docker-compose"
+    return ["docker.io", compose, "docker-buildx"]
+
+
+def _install(on_line: Callable[[str], None]) -> None:
+    release = _release()
+    options: list[str] = []
+    if newer := NEWER_SUITE.get(release.get("VERSION_CODENAME", "")):
+        _add_suite(newer)
+        options = ["--target-release", newer]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    apt = ["apt-get", "--quiet", "--quiet", "--option=Dpkg::Use-Pty=0"]
+    for command in (
+        [*apt, "update"],
+        [*apt, "install", "--yes", "--no-install-recommends", *options, *_packages(release)],
+    ):
+        run(
+            command,
+            error="engine-missing",
+            what="Installing Docker",
+            timeout=APT_SECONDS,
+            on_line=on_line,
+            environment=environment,
+        )
+
+
+def _add_suite(suite: str) -> None:
+    """Add a newer Debian suite from the mirror that apt already uses, at a low priority."""
+    mirror = debian_mirror()
+    if mirror is None:
+        raise ApplianceError(
+            "engine-missing", "apt's sources name no Debian mirror to take Docker from."
+        )
+    keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
+    sources = f"Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\n"
+    (SOURCES / f"appliance-{suite}.sources").write_text(
+        f"{sources}Signed-By: {keyring}\n", encoding="utf-8"
+    )
+    (PREFERENCES / f"appliance-{suite}").write_text(
+        f"Package: *\nPin: release n={suite}\nPin-Priority: 100\n", encoding="utf-8"
+    )
+
+
+def debian_mirror() -> str | None:
+    """Return the address of the Debian mirror that this host's apt uses, if it uses one."""
+    if _release().get("ID") != "debian":
+        return None
+    texts = [
+        path.read_text(encoding="utf-8", errors="replace")
+        for path in (Path("/etc/apt/sources.list"), *sorted(SOURCES.glob("*")))
+        if path.is_file()
+    ]
+    found = re.findall(r"^(?:URIs:|deb(?: \[[^]]*\])?)\s+(\S+)", "\n".join(texts), re.MULTILINE)
+    return next((url for url in found if url.rstrip("/").endswith("/debian")), None)
+
+
+def _daemon() -> str | None:
+    return shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin")
+
+
+def _start(on_line: Callable[[str], None]) -> None:
+    if Path("/run/systemd/system").is_dir():
+        subprocess.run(["systemctl", "start", "docker"], check=False, timeout=START_SECONDS)
+    elif daemon := _daemon():
+        on_line(f"$ {daemon}   (in the background, log in {DAEMON_LOG})")
+        with DAEMON_LOG.open("ab") as log:
+            subprocess.Popen([daemon], stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if answers():
+            return
+        time.sleep(0.5)
+    raise ApplianceError(
+        "engine-unreachable",
+        f"The Docker engine was started but does not answer after {START_SECONDS:g} s.",
+        f"See `journalctl -u docker`, or {DAEMON_LOG}.",
+    )
+
+
+def _succeeds(command: list[str]) -> bool:
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=QUICK_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0

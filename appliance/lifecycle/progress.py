@@ -1,0 +1,75 @@
+"""Shows an operator what is going on: a line a phase, and within it a sign of life."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from typing import TYPE_CHECKING, final
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+# Where output goes to a file, a phase that lasts says what it is at, this often.
+HEARTBEAT_SECONDS = 20.0
+WIDTH = 100
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+@final
+class Progress:
+    """Named phases on stderr, with the seconds that each took."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        """`quiet` shows nothing at all: the caller prints one document at the end."""
+        self.phase = "start"
+        self._quiet = quiet
+        self._terminal = not quiet and sys.stderr.isatty()
+        self._status: Status | None = None
+        self._began = self._spoke = time.monotonic()
+
+    def begin(self, phase: str, text: str) -> None:
+        """Start a phase."""
+        self.phase = phase
+        self._began = self._spoke = time.monotonic()
+        if self._terminal:
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status(self._line(text))
+            self._status.start()
+        else:
+            self._print(self._line(text))
+
+    def detail(self, text: str) -> None:
+        """Say what the phase is at: shown in passing on a terminal, now and then in a file."""
+        text = _ESCAPES.sub("", text).strip()[:WIDTH]
+        seconds = time.monotonic() - self._began
+        if self._status is not None:
+            from rich.markup import escape
+
+            self._status.update(escape(self._line(f"{seconds:.0f} s  {text}")))
+        elif time.monotonic() - self._spoke >= HEARTBEAT_SECONDS:
+            self._print(self._line(f"… {seconds:.0f} s  {text}"))
+            self._spoke = time.monotonic()
+
+    def end(self, text: str) -> None:
+        """End the phase with what came of it."""
+        self.stop()
+        self._print(self._line(f"{text}  ({time.monotonic() - self._began:.1f} s)"))
+
+    def note(self, text: str) -> None:
+        """Print a line that stays."""
+        self._print(text)
+
+    def stop(self) -> None:
+        """Take the moving line away; safe at any time."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def _line(self, text: str) -> str:
+        return f"[{self.phase}]".ljust(12) + text
+
+    def _print(self, text: str) -> None:
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)

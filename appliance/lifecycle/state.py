@@ -1,0 +1,80 @@
+"""The appliance's folder on the host: the rendered file, and a lock on changes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from appliance.errors import ApplianceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def folder(name: str) -> Path:
+    """Return the appliance's state folder; it may not exist yet."""
+    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(home).expanduser() / "qwen3-omni-appliance" / name
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all, for its owner's eyes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.chmod(0o600)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in _FULL:
+            raise ApplianceError("disk-full", f"{path} can't be written: {error}") from error
+        raise ApplianceError("engine-failed", f"{path} can't be written: {error}") from error
+
+
+@contextmanager
+def changing(name: str, action: str) -> Iterator[None]:
+    """Hold the right to change this appliance; raises busy where another command has it.
+
+    The kernel lets go of the lock when the process ends, however it ends.
+    """
+    path = folder(name) / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another command"
+            raise ApplianceError("busy", f"{holder} is changing the appliance {name}.") from error
+        file.truncate(0)
+        file.write(f"`appliance {action}` (process {os.getpid()})")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def holder(name: str) -> str | None:
+    """Return who is changing this appliance now, or `None`."""
+    path = folder(name) / "lock"
+    try:
+        with path.open("r", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return file.read().strip() or "another command"
+    except OSError:
+        return None
+    return None
+
+
+

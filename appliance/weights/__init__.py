@@ -1,0 +1,1 @@
+"""Model folders on the host: whether they are complete, and how they are fetched."""
