@@ -29,13 +29,17 @@ RUN --mount=type=bind,source=image,target=/tmp/context/image \
     . /tmp/context/image/trust.sh; \
     python3 -B /tmp/context/image/install.py packages /tmp/context/requirements/image.txt
 
-# What changes often comes last and needs no network but for the build backend.
+# A decoder that is missing fails the build here, before any weight is ever loaded.
+RUN --mount=type=bind,source=image,target=/tmp/context/image \
+    --mount=type=bind,source=healthchecks/media,target=/tmp/context/media \
+    cd /tmp; NUMBA_CACHE_DIR=/tmp/numba python3 -B /tmp/context/image/check.py /tmp/context/media; \
+    status=$?; rm -rf /tmp/numba; exit $status
+
+# What changes often comes last, and needs no network but for the build backend.
 RUN --mount=type=bind,target=/tmp/context \
     --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
     . /tmp/context/image/trust.sh; \
-    python3 -B /tmp/context/image/install.py project /tmp/context; \
-    cd /; NUMBA_CACHE_DIR=/tmp/numba python3 -B /tmp/context/image/check.py; \
-    rm -rf /tmp/numba
+    python3 -B /tmp/context/image/install.py project /tmp/context
 
 ARG CONTEXT_HASH=""
 LABEL org.opencontainers.image.title="qwen3-omni-appliance" \

@@ -97,6 +97,7 @@ class Container:
     restart: Literal["no", "on-failure", "unless-stopped", "always"] = key(
         "unless-stopped", "Docker's restart policy."
     )
+    ulimits: dict[str, int] = key({}, "Resource limits by name, such as `memlock: -1`.")
     privileged: bool = key(False, "Give up isolation: every device, every capability.")
     environment: dict[str, str] = key({}, "Further environment variables; no secrets here.")
 

@@ -241,8 +241,10 @@ def _container(
         ports=(Port(server.bind, server.port, names.API_PORT),) if published else (),
         # exec: compilers put what they made there and load it.
         tmpfs=(Tmpfs("/tmp", "rw,exec,nosuid,nodev,mode=1777,size=4g"),),  # noqa: S108
-        # vLLM asks for as many files itself, and warns when it can't have them.
-        ulimits=(Ulimit("nofile", 65536, 65536),),
+        # None by default: an engine without the right to raise limits could not start.
+        ulimits=tuple(
+            Ulimit(name, value, value) for name, value in sorted(limits.ulimits.items())
+        ),
         healthcheck=Healthcheck("python3 -m healthchecks ready --timeout 15", 30, 20, 1800, 3),
         network=server.network,
         restart=limits.restart,

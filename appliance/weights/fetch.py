@@ -47,7 +47,7 @@ _MODEL_ID = re.compile(r"[\w.\-]+/[\w.\-]+")
 # a slow link. Another round goes on where the last one ended, if that one gained anything.
 _MAX_ROUNDS = 48
 _PROGRESS_INTERVAL = 0.1  # seconds between two reports at least
-_CAUSE_LENGTH = 300
+_CAUSE_LENGTH = 600  # characters
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,10 @@ class Progress:
     done_bytes: int
     total_bytes: int
     file: str
+
+
+class _RefusedError(Exception):
+    """What is wrong with the model's id, or with what the hub says of it, in words."""
 
 
 def fetch(
@@ -87,11 +91,10 @@ def fetch(
     endpoint = _redacted(os.environ.get("MODELSCOPE_ENDPOINT") or _DEFAULT_ENDPOINT)
     try:
         target = folder.resolve()
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
         with _only_one(target):
             # Whoever held the lock until now may have fetched it.
             if not _complete(model_id, folder, wanted):
-                target.mkdir(exist_ok=True)
                 with _quiet():
                     api, endpoint = _connect(model_id)
                     _download(api, model_id, target, wanted, on_progress)
@@ -122,7 +125,11 @@ def _complete(model_id: str, folder: Path, revision: str) -> ModelFolder | None:
 @contextlib.contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, which the kernel lets go of when the process ends, however."""
-    path = folder.parent / f".{folder.name}.lock"
+    # Beside the folder, but for a mount point in a root that can't be written to.
+    if os.access(folder.parent, os.W_OK):
+        path = folder.parent / f".{folder.name}.lock"
+    else:
+        path = folder / f"{manifests.NAME}.lock"
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -191,7 +198,7 @@ def _connect(model_id: str) -> tuple[HubApi, str]:
     from modelscope_hub import HubApi, HubConfig, HubError, NetworkError
 
     if not _MODEL_ID.fullmatch(model_id):
-        raise ValueError("a model's id is OWNER/NAME")
+        raise _RefusedError("a model's id is OWNER/NAME")
     config = HubConfig()  # not the library's default one, which keeps the first environment
     try:
         config = HubConfig(endpoint=HubApi(config=config).resolve_endpoint_for_read(model_id))
@@ -205,11 +212,11 @@ def _connect(model_id: str) -> tuple[HubApi, str]:
 def _check_listing(listing: dict[str, Entry]) -> None:
     """Refuse a listing that has nothing, or would have files written outside the folder."""
     if not listing:
-        raise ValueError("the hub lists no files for it")
+        raise _RefusedError("the hub lists no files for it")
     for path in listing:
         parts = PurePosixPath(path).parts
         if not parts or path.startswith("/") or ".." in parts or parts[0] == manifests.NAME:
-            raise ValueError(f"the hub lists a file with a path that is not accepted: {path!r}")
+            raise _RefusedError(f"the hub lists a file with a path that is not accepted: {path!r}")
 
 
 def _present(folder: Path, listing: dict[str, Entry]) -> dict[str, int]:
@@ -353,16 +360,28 @@ def _failure(model_id: str, folder: Path, endpoint: str, error: Exception) -> Ap
                 f"The disk of {folder} became full while {model_id} was fetched into it.",
             )
     # The first failed file says more than the count of them.
-    failed = getattr(error, "failed_files", None)
-    cause = next(iter(failed.values())) if failed else error
-    where = f"{next(iter(failed))}: " if failed else ""
-    texts = [str(cause), *([str(cause.__cause__)] if cause.__cause__ else [])]
-    said = ": ".join(text.splitlines()[0][:_CAUSE_LENGTH] for text in texts if text)
+    failed = dict(getattr(error, "failed_files", {}))
+    file, cause = next(iter(failed.items()), ("", error))
+    where = f"{file}: " if file else ""
+    more = f" (and {len(failed) - 1} files more)" if len(failed) > 1 else ""
     return ApplianceError(
         "weights-fetch-failed",
-        f"{model_id} could not be fetched from {endpoint}: "
-        f"{where}{type(cause).__name__}{': ' * bool(said)}{said}",
+        f"{model_id} could not be fetched from {endpoint}: {where}{_in_words(cause)}{more}",
     )
+
+
+def _in_words(error: BaseException) -> str:
+    """Return an error's kind and text in one line, with its cause if that says more."""
+    if isinstance(error, _RefusedError):
+        return str(error)
+    if isinstance(error, TimeoutError):
+        return "no answer in time"  # the library's own words for it are Chinese
+    # The library's errors put a code before `message`, and the request's details after it.
+    text = str(getattr(error, "message", error)).partition("\n")[0][:_CAUSE_LENGTH]
+    kind = type(error).__name__.lstrip("_")
+    words = f"{kind}: {text}" if text else kind
+    cause = error.__cause__
+    return words if cause is None or str(cause) in text else f"{words} ({_in_words(cause)})"
 
 
 def _redacted(endpoint: str) -> str:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from fake_modelscope import FakeModelScope, Gate
 
 from appliance.errors import ApplianceError
 from appliance.weights import manifest
@@ -25,6 +24,10 @@ from appliance.weights.verify import ModelFolder, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.unit.fake_modelscope import FakeModelScope, Gate
+else:  # pytest puts this folder on the path, whether or not the checkout's root is there
+    from fake_modelscope import FakeModelScope, Gate
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY_OMNI = ROOT / "models" / "tiny-omni"
@@ -216,7 +219,7 @@ def test_all_problems_are_in_one_message_and_many_are_counted(folder: Path) -> N
 
 def test_sixteen_large_shards_are_quick(tmp_path: Path) -> None:
     names = {f"model-{n:05}-of-00016.safetensors": n for n in range(1, 17)}
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for name, number in names.items():
         tensors = {f"layers.{number}.{t}": 2_000_000 for t in range(2_000)}
         weight_map |= dict.fromkeys(tensors, name)
@@ -308,7 +311,9 @@ def test_a_fetch_that_is_killed_is_resumed(hub: FakeModelScope, tmp_path: Path) 
         assert hub.gate.reached.wait(10)
         partial = target / f"{BIG}.incomplete"
         deadline = time.monotonic() + 5
-        while partial.stat().st_size < hub.gate.after and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            if partial.exists() and partial.stat().st_size >= hub.gate.after:
+                break
             time.sleep(0.01)
         # The first process still has the lock: nobody else writes to the folder.
         assert str(target) in failed(MODEL, target, "busy")
@@ -319,6 +324,9 @@ def test_a_fetch_that_is_killed_is_resumed(hub: FakeModelScope, tmp_path: Path) 
     assert there >= hub.gate.after
     hub.gate.opened.set()
     hub.gate = None
+    deadline = time.monotonic() + 5  # for the hub to see that the first client is gone
+    while not hub.bytes_served(BIG) and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert f"{BIG}: missing; {BIG}.incomplete is its unfinished download ({there} bytes)" in (
         refused(target, "weights-incomplete")
     )
@@ -332,6 +340,18 @@ def test_a_fetch_that_is_killed_is_resumed(hub: FakeModelScope, tmp_path: Path) 
     assert seen[0].done_bytes >= there
     assert min(step.done_bytes for step in seen) == seen[0].done_bytes
     assert not partial.exists()
+
+
+def test_a_file_that_takes_longer_than_the_library_allows_is_resumed(
+    hub: FakeModelScope, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = len(hub.models[MODEL][BIG])
+    hub.gate = Gate(BIG, after=size * 3 // 4)  # the second request asks for less than that
+    monkeypatch.setattr("modelscope_hub._download.DOWNLOAD_TOTAL_TIMEOUT", 0.7)
+    fetch(MODEL, tmp_path / "m", revision=None)
+    assert hub.gate.reached.is_set()
+    verify(tmp_path / "m", hashes=True)
+    assert [served.start for served in hub.served if served.file == BIG][-1] >= size // 2
 
 
 def test_wrong_bytes_are_found_and_one_file_is_fetched_anew(
@@ -453,6 +473,23 @@ def test_two_fetches_at_once_in_one_process(hub: FakeModelScope, tmp_path: Path)
     hub.gate.opened.set()
     first.join()
     assert verify(tmp_path / "m", hashes=True).bytes == total(hub.models[MODEL])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_whose_parent_is_not_writable(hub: FakeModelScope, tmp_path: Path) -> None:
+    target = tmp_path / "mounts" / "m"
+    target.mkdir(parents=True)
+    target.parent.chmod(0o500)
+    try:
+        assert fetch(MODEL, target, revision=None).bytes == total(hub.models[MODEL])
+    finally:
+        target.parent.chmod(0o700)
+
+
+def test_a_folder_that_can_not_be_made(hub: FakeModelScope, tmp_path: Path) -> None:
+    del hub
+    (tmp_path / "file").write_bytes(b"")
+    assert "file" in failed(MODEL, tmp_path / "file" / "m", "weights-fetch-failed")
 
 
 def test_a_list_of_files_that_is_none_is_as_good_as_absent(folder: Path) -> None:
