@@ -56,8 +56,6 @@ def absolute(config: Config) -> Config:
         config,
         cache=cache,
         model=dataclasses.replace(config.model, path=full(config.model.path)),
-        server=dataclasses.replace(
-            config.server, api_key_file=full(config.server.api_key_file)
-        ),
+        server=dataclasses.replace(config.server, api_key_file=full(config.server.api_key_file)),
         build=dataclasses.replace(config.build, ca_bundle=full(config.build.ca_bundle)),
     )

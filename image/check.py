@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # The folder of the probes' own media: image.jpg, audio.wav, video.mp4.
 MEDIA = Path(sys.argv[1] if len(sys.argv) > 1 else "healthchecks/media")

@@ -253,14 +253,19 @@ def weights_fetch(
 @weights_app.command("verify")
 @guarded
 def weights_verify(
-    config: ConfigFile = None, overrides: Override = None, as_json: Json = False
+    config: ConfigFile = None,
+    overrides: Override = None,
+    hashes: Annotated[
+        bool, typer.Option("--hashes", help="Read all of it and compare SHA-256 sums.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Check that the model folder is complete. Needs no network."""
     from appliance.cli import show
     from appliance.weights.verify import verify
 
     model = _prepare(config, overrides).plan.model
-    show.weights(model, verify(Path(model.host_path)), as_json=as_json)
+    show.weights(model, verify(Path(model.host_path), hashes=hashes), as_json=as_json)
 
 
 @app.command()

@@ -51,12 +51,18 @@ class Loaded:
 def keys(cls: Any = Config, prefix: str = "") -> Iterator[Key]:
     """Yield every configuration key, in the order of the model."""
     for field in dataclasses.fields(cls):
-        factory = field.default_factory
-        if dataclasses.is_dataclass(factory):
-            yield from keys(factory, f"{prefix}{field.name}.")
+        if section := _section(field):
+            yield from keys(section, f"{prefix}{field.name}.")
             continue
+        factory = field.default_factory
         default = field.default if factory is dataclasses.MISSING else factory()
         yield Key(prefix + field.name, default, field)
+
+
+def _section(field: dataclasses.Field[Any]) -> Any:
+    """Return the class of a section of keys, or `None` for a field that is a key."""
+    factory: Any = field.default_factory
+    return factory if dataclasses.is_dataclass(factory) else None
 
 
 def load(
@@ -103,9 +109,7 @@ def _from_file(path: Path) -> dict[str, tuple[Any, str]]:
         return {}
     if not isinstance(content, dict):
         raise ApplianceError("config-invalid", f"{path} must be a mapping of keys to values.")
-    return {
-        name: (value, str(path)) for name, value in _flatten(content, Config, "", str(path))
-    }
+    return {name: (value, str(path)) for name, value in _flatten(content, Config, "", str(path))}
 
 
 def _flatten(
@@ -115,11 +119,11 @@ def _flatten(
     for name, value in content.items():
         if name not in fields:
             raise _unknown(f"{prefix}{name}", origin)
-        factory = fields[name].default_factory
-        if not dataclasses.is_dataclass(factory):
+        section = _section(fields[name])
+        if section is None:
             yield f"{prefix}{name}", value
         elif isinstance(value, dict):
-            yield from _flatten(value, factory, f"{prefix}{name}.", origin)
+            yield from _flatten(value, section, f"{prefix}{name}.", origin)
         elif value is not None:
             raise ApplianceError(
                 "config-invalid", f"{prefix}{name} in {origin} must be a section of keys."

@@ -129,9 +129,7 @@ class Cache:
     """Where downloads live on the host."""
 
     __pydantic_config__ = FORBID
-    dir: str = key(
-        "~/.cache/modelscope", "ModelScope's cache of models; mounted read-only."
-    )
+    dir: str = key("~/.cache/modelscope", "ModelScope's cache of models; mounted read-only.")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _DISK_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 _PORT_TAKEN = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
-_NO_ENGINE = re.compile(r"cannot connect to the docker daemon|is the docker daemon running", re.I)
+_NO_ENGINE = re.compile(r"cannot connect to the docker daemon|docker daemon running", re.IGNORECASE)
 KEPT_LINES = 200
 
 
@@ -88,4 +88,3 @@ def first_error_line(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     named = re.compile(r"no space left|\b(?:error|fatal|denied|refused|failed)\b", re.IGNORECASE)
     return next((line for line in lines if named.search(line)), lines[-1] if lines else "no output")
-

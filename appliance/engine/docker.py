@@ -82,7 +82,7 @@ class Engine:
 
         with translated():
             try:
-                found = self.client.api.inspect_image(name)
+                found = self.client.api.inspect_image(name)  # type: ignore[no-untyped-call]
             except ImageNotFound:
                 return None
         labels = (found.get("Config") or {}).get("Labels") or {}
@@ -140,7 +140,8 @@ class Engine:
 
         try:
             api = docker.from_env(timeout=max(1, round(timeout))).api
-            return str(api.inspect_distribution(image)["Descriptor"]["digest"])
+            found = api.inspect_distribution(image)  # type: ignore[no-untyped-call]
+            return str(found["Descriptor"]["digest"])
         except (DockerException, RequestException, OSError):
             return None
 
@@ -169,7 +170,9 @@ def translated() -> Iterator[None]:
     try:
         yield
     except APIError as error:
-        raise ApplianceError("engine-failed", f"The Docker engine says: {error.explanation}") from error
+        raise ApplianceError(
+            "engine-failed", f"The Docker engine says: {error.explanation}"
+        ) from error
     except (DockerException, RequestException, OSError) as error:
         raise ApplianceError(
             "engine-unreachable", f"The Docker engine stopped answering: {_cause(error)}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -160,15 +159,13 @@ class Builder:
             self._run(["tar", "-C", tree, "-c", "-f", archive, "."], failed, what)
             self._run(["docker", "import", archive, image], failed, what)
 
-    def _buildx(
-        self, dockerfile: Path, context: Path, tag: str, arguments: dict[str, str]
-    ) -> None:
+    def _buildx(self, dockerfile: Path, context: Path, tag: str, arguments: dict[str, str]) -> None:
         command = ["docker", "buildx", "build", "--progress", "plain", "--load", "--tag", tag]
         command += ["--file", str(dockerfile)]
         if bundle := ca_bundle(self.config):
             command += ["--secret", f"id=ca,src={bundle}"]
-        for name, value in arguments.items():
-            command += ["--build-arg", f"{name}={value}"]
+        for name, text in arguments.items():
+            command += ["--build-arg", f"{name}={text}"]
         options, environment = self.config.build, dict(os.environ)
         private = {
             "HTTP_PROXY": options.http_proxy or environment.get("HTTP_PROXY"),
@@ -182,9 +179,7 @@ class Builder:
                 # stand in the process list.
                 command += ["--build-arg", name]
                 environment[name] = value
-        self._run(
-            [*command, str(context)], "image-build-failed", f"Building {tag}", environment
-        )
+        self._run([*command, str(context)], "image-build-failed", f"Building {tag}", environment)
 
     def _run(
         self,

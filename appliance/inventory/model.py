@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ProductName = Literal[
     "atlas-a2", "atlas-a3", "atlas-310p", "ascend-950", "unsupported", "unknown", "none"

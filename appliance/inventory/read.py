@@ -93,14 +93,12 @@ def _device_nodes(folder: Path) -> frozenset[str]:
 
 def _system() -> System:
     memory = None
-    if match := re.search(r"^MemTotal:\s*(\d+) kB", _text(Path("/proc/meminfo")) or "", re.M):
+    if match := re.search(r"MemTotal:\s*(\d+) kB", _text(Path("/proc/meminfo")) or ""):
         memory = int(match[1]) * 1024 // _GIB
     os_id = None
-    if match := re.search(r'^ID="?([^"\n]+)', _text(Path("/etc/os-release")) or "", re.M):
+    if match := re.search(r'^ID="?([^"\n]+)', _text(Path("/etc/os-release")) or "", re.MULTILINE):
         os_id = match[1]
-    return System(
-        arch=os.uname().machine, os_id=os_id, cpus=os.cpu_count(), memory_gib=memory
-    )
+    return System(arch=os.uname().machine, os_id=os_id, cpus=os.cpu_count(), memory_gib=memory)
 
 
 def _snapshot_system(path: Path) -> System:

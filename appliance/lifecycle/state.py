@@ -75,6 +75,3 @@ def holder(name: str) -> str | None:
     except OSError:
         return None
     return None
-
-
-

@@ -71,9 +71,7 @@ def read(deployment: Deployment) -> Status:
         started_at=found.started_at,
         restarts=found.restarts,
         health=found.health,
-        differences=tuple(
-            drift.differences(found, plan, images.current(engine, plan.image))
-        ),
+        differences=tuple(drift.differences(found, plan, images.current(engine, plan.image))),
     )
 
 

@@ -16,12 +16,11 @@ from appliance.plan import names
 from appliance.render import render
 
 if TYPE_CHECKING:
-    from healthchecks import ProbeResult, Target
-
     from appliance.deployment import Deployment
     from appliance.lifecycle.progress import Progress
     from appliance.plan.model import ModelPlan, Plan
     from appliance.weights.verify import ModelFolder
+    from healthchecks import ProbeResult, Target
 
 POLL_SECONDS = 0.5
 LIVE_SECONDS = 3.0

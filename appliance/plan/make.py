@@ -242,9 +242,7 @@ def _container(
         # exec: compilers put what they made there and load it.
         tmpfs=(Tmpfs("/tmp", "rw,exec,nosuid,nodev,mode=1777,size=4g"),),  # noqa: S108
         # None by default: an engine without the right to raise limits could not start.
-        ulimits=tuple(
-            Ulimit(name, value, value) for name, value in sorted(limits.ulimits.items())
-        ),
+        ulimits=tuple(Ulimit(name, value, value) for name, value in sorted(limits.ulimits.items())),
         healthcheck=Healthcheck("python3 -m healthchecks ready --timeout 15", 30, 20, 1800, 3),
         network=server.network,
         restart=limits.restart,

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from appliance import paths
-from appliance.plan.model import Container, Mount, Plan, Port
+from appliance.plan import names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from appliance.plan.model import Container, Mount, Plan, Port
 
 Form = Literal["run", "compose"]
 TEMPLATES: dict[Form, str] = {"run": "run.sh.j2", "compose": "compose.yaml.j2"}
@@ -38,33 +40,28 @@ def portable(plan: Plan) -> str:
     What belongs to one host is left to variables: IMAGE, MODEL_DIR and PORT. Such a file
     carries no plan label, since the values are not known before compose fills them in.
     """
-    container = plan.container
-    image = Variable(f"${{IMAGE:-{container.image}}}")
-    model = plan.model
-    folder = f"../models/{model.id}" if model.source == "bundled" else model.host_path
-    default = f":-{folder}" if model.source == "bundled" else ":?the folder of the weights"
-    mounts = tuple(
-        dataclasses.replace(mount, source=Variable(f"${{MODEL_DIR{default}}}"))
-        if mount.target == model.container_path
-        else mount
+    container, model = plan.container, plan.model
+    needed = f":-../models/{model.id}" if model.source == "bundled" else ":?the model's folder"
+    folder = Variable(f"${{MODEL_DIR{needed}}}")
+    mounts = [
+        dataclasses.replace(mount, source=folder) if mount.target == model.container_path else mount
         for mount in container.mounts
-    )
-    ports = tuple(
-        dataclasses.replace(port, host=Variable("${PORT:-8000}")) for port in container.ports
-    )
-    filled = dataclasses.replace(container, image=image, mounts=mounts, ports=ports)
-    labels = {"appliance.name": container.name}
-    return _render(filled, "compose", labels, pull_policy="missing")
+    ]
+    ports = [
+        Variable(f"{port.host_ip}:${{PORT:-{port.host}}}:{port.container}")
+        for port in container.ports
+    ]
+    image = Variable(f"${{IMAGE:-{container.image}}}")
+    labels = {names.LABEL_NAME: container.name}
+    # `missing`: whoever has nothing but this file may pull the image.
+    filled = {"image": image, "mounts": mounts, "ports": ports, "pull_policy": "missing"}
+    return _render(container, "compose", labels, **filled)
 
 
-def _render(
-    container: Container, form: Form, labels: Mapping[str, str], *, pull_policy: str
-) -> str:
-    values = {
-        field.name: getattr(container, field.name) for field in dataclasses.fields(container)
-    }
+def _render(container: Container, form: Form, labels: Mapping[str, str], **more: object) -> str:
+    values = {field.name: getattr(container, field.name) for field in dataclasses.fields(container)}
     template = _environment().get_template(TEMPLATES[form])
-    return template.render(values, labels=labels, pull_policy=pull_policy)
+    return template.render({**values, "labels": labels, **more})
 
 
 @lru_cache
@@ -113,7 +110,8 @@ def _csv(field: str) -> str:
     return '"' + field.replace('"', '""') + '"' if set(field) & set(',"\n') else field
 
 
-def _publish(port: Port) -> str:
+def _publish(port: Port | Variable) -> str:
+    if isinstance(port, Variable):
+        return port
     address = f"[{port.host_ip}]" if ":" in port.host_ip else port.host_ip
-    text = f"{address}:{port.host}:{port.container}"
-    return Variable(text) if isinstance(port.host, Variable) else text
+    return f"{address}:{port.host}:{port.container}"

@@ -21,7 +21,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -180,17 +179,20 @@ def _run_round(api: HubApi, model_id: str, folder: Path, revision: str, meter: _
     ]
     # The library's own locks would go to the user's home, which may not be writable. The
     # folder's lock does their work.
-    with tempfile.TemporaryDirectory(prefix="appliance-weights-") as cache:
+    locks = folder / f"{manifests.NAME}.locks"
+    try:
         api.download_repo(
             model_id,
             "model",
             revision=revision,
-            cache_dir=cache,
+            cache_dir=locks,
             local_dir=folder,
             file_list=files,
             # Typed as a list of classes; what the library does is to call them.
             progress_callbacks=[functools.partial(_FileMeter, meter)],  # type: ignore[list-item]
         )
+    finally:
+        shutil.rmtree(locks, ignore_errors=True)
 
 
 def _connect(model_id: str) -> tuple[HubApi, str]:
@@ -215,7 +217,12 @@ def _check_listing(listing: dict[str, Entry]) -> None:
         raise _RefusedError("the hub lists no files for it")
     for path in listing:
         parts = PurePosixPath(path).parts
-        if not parts or path.startswith("/") or ".." in parts or parts[0] == manifests.NAME:
+        if (
+            not parts
+            or path.startswith("/")
+            or ".." in parts
+            or parts[0].startswith(manifests.NAME)
+        ):
             raise _RefusedError(f"the hub lists a file with a path that is not accepted: {path!r}")
 
 

@@ -36,7 +36,7 @@ class Manifest:
     files: dict[str, Entry]
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON is of any type
+def read_json(path: Path) -> Any:
     """Return what a JSON file holds, reading no more than `READ_LIMIT` bytes.
 
     Raises OSError if it can't be read, and ValueError if it is not JSON or is too long.

@@ -111,7 +111,8 @@ def unfinished(folder: Path) -> dict[str, list[Path]]:
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the folder's files but for this program's own, with their relative paths."""
-    for top, _, names in os.walk(folder):
+    for top, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(manifests.NAME)]
         for name in sorted(names):
             path = Path(top, name)
             if not name.startswith(manifests.NAME) and path.is_file():

@@ -46,7 +46,7 @@ class Served:
 
 
 class _Server(ThreadingHTTPServer):
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
+    def handle_error(self, request: Any, client_address: Any) -> None:
         # A client that is killed is what the tests are about.
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
@@ -98,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
     hub: FakeModelScope
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         del format, args
 
     def do_GET(self) -> None:
