@@ -28,7 +28,11 @@ Loader.add_implicit_resolver(
 
 def parse(text: str) -> Any:
     """Parse one YAML document; raises `yaml.YAMLError`."""
-    return yaml.load(text, Loader=Loader)  # noqa: S506 (derived from the safe loader)
+    try:
+        return yaml.load(text, Loader=Loader)  # noqa: S506 (derived from the safe loader)
+    except ValueError as error:
+        # What looks like a date or a number and is none, and text that is not Unicode.
+        raise yaml.YAMLError(str(error)) from error
 
 
 def read(path: Path) -> Any:

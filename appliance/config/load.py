@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,8 @@ def load(
 def _path(file: Path | None, environment: Mapping[str, str]) -> Path | None:
     named = file or (Path(value) if (value := environment.get("APPLIANCE_CONFIG")) else None)
     if named is not None:
-        if not named.is_file():
+        # Not `is_file`, which raises on a name that is too long or may not be looked at.
+        if not os.path.isfile(named):  # noqa: PTH113
             raise ApplianceError("config-invalid", f"There is no configuration file {named}.")
         return named
     default = Path(DEFAULT_FILE)
@@ -170,14 +172,21 @@ def _unknown(name: str, origin: str, known: Mapping[str, str] | None = None) -> 
     import difflib
 
     candidates = list(known) if known is not None else [key.name for key in keys()]
-    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
+    # The same word in another section is nearer than any other word.
+    leaf = name.rpartition(".")[2]
+    near = [candidate for candidate in candidates if candidate.endswith(f".{leaf}")]
+    near = near or difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
     return ApplianceError("config-unknown-key", f"{name} (from {origin}) is not a key.{hint}")
 
 
 def _validate(layers: Mapping[str, tuple[Any, str]]) -> Config:
+    import reprlib
+
     from pydantic import TypeAdapter, ValidationError
 
+    shown = reprlib.Repr()
+    shown.maxstring = shown.maxother = 100
     nested: dict[str, Any] = {}
     for name, (value, _) in layers.items():
         section, _, leaf = name.rpartition(".")
@@ -189,7 +198,8 @@ def _validate(layers: Mapping[str, tuple[Any, str]]) -> Config:
         for problem in error.errors(include_url=False):
             where = ".".join(str(part) for part in problem["loc"])
             origin = next((o for n, (_, o) in layers.items() if where.startswith(n)), "?")
-            lines.append(f"{where} (from {origin}): {problem['msg']}; got {problem['input']!r}")
+            got = shown.repr(problem["input"])
+            lines.append(f"{where} (from {origin}): {problem['msg']}; got {got}")
         raise ApplianceError("config-invalid", "\n".join(lines)) from error
 
 
