@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance import paths
+from appliance.errors import ApplianceError
 from appliance.inventory import read
 from appliance.plan import ascend
 from appliance.plan.make import make
@@ -49,7 +50,10 @@ def absolute(config: Config) -> Config:
     """Return the configuration with its host paths made absolute, `~` being the user's home."""
 
     def full(path: str | None) -> str | None:
-        return os.path.abspath(Path(path).expanduser()) if path else path  # noqa: PTH100
+        try:
+            return os.path.abspath(Path(path).expanduser()) if path else path  # noqa: PTH100
+        except RuntimeError as error:
+            raise ApplianceError("config-invalid", f"{path}: {error}") from error
 
     cache = dataclasses.replace(config.cache, dir=full(config.cache.dir) or config.cache.dir)
     return dataclasses.replace(

@@ -146,6 +146,11 @@ ERRORS: dict[str, ErrorKind] = {
         "The Docker engine answered a request with an error.",
         "Act on its message; `docker info` shows the state of the engine.",
     ),
+    "file-not-written": ErrorKind(
+        89,
+        "A file that was asked for, or that the appliance keeps, can't be read or written.",
+        "Act on the system's reason in the message, or choose another place.",
+    ),
     "interrupted": ErrorKind(
         130,
         "Interrupted by Ctrl-C.",

@@ -164,7 +164,16 @@ def rendering(text: str, output: Path | None, *, force: bool, as_json: bool) -> 
         else:
             sys.stdout.write(text)
         return
-    old = output.read_text(encoding="utf-8") if output.exists() else None
+    try:
+        changed = _write(text, output, force=force)
+    except OSError as error:
+        raise ApplianceError("file-not-written", f"{output}: {error.strerror}.") from error
+    if as_json:
+        document({"file": str(output), "changed": changed})
+
+
+def _write(text: str, output: Path, *, force: bool) -> bool:
+    old = output.read_text(encoding="utf-8", errors="replace") if output.exists() else None
     if old is not None and old != text:
         lines = difflib.unified_diff(
             old.splitlines(keepends=True), text.splitlines(keepends=True), str(output), "new"
@@ -174,8 +183,7 @@ def rendering(text: str, output: Path | None, *, force: bool, as_json: bool) -> 
             raise ApplianceError("file-differs", f"{output} exists and differs.")
     if old != text:
         output.write_text(text, encoding="utf-8")
-    if as_json:
-        document({"file": str(output), "changed": old != text})
+    return old != text
 
 
 def weights(model: ModelPlan, folder: ModelFolder, *, as_json: bool) -> None:

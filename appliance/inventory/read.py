@@ -47,7 +47,8 @@ def _facts(path: Path) -> FileFacts | None:
 
 def snapshot(folder: Path) -> Inventory:
     """Read a host's snapshot. Every file is optional; raises snapshot-invalid."""
-    if not folder.is_dir():
+    # Not `is_dir`, which raises on a name that is too long or may not be looked at.
+    if not os.path.isdir(folder):  # noqa: PTH112
         raise ApplianceError("snapshot-invalid", f"There is no folder {folder}.")
     nodes = frozenset(_lines(folder / "dev.txt"))
     paths = frozenset(_lines(folder / "paths.txt"))

@@ -31,7 +31,9 @@ def differences(state: ContainerState, plan: Plan, image_id: str | None) -> list
     except ValueError:
         return [*found, "the container was not made by this appliance's plan"]
     new = json.loads(labels[names.LABEL_SPEC])
-    return [*found, *_compare("", old, new)]
+    # What the comparison is too coarse to see, such as another order, is a difference too.
+    lines = _compare("", old, new) or ["the order of some options, or their repetitions"]
+    return [*found, *lines]
 
 
 def _compare(path: str, old: Any, new: Any) -> list[str]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-# `(EngineCore pid=84) ERROR 11-22 12:00:00 [core.py:123] ` before what is said.
+# `(EngineCore pid=84) ERROR 11-22 12:00:00 [core.py:123] ` before what is said, or torch's
+# `[rank0]: `.
 _PREFIX = re.compile(
-    r"^(?:\([^)]*pid=\d+\)\s*)?(?:(?:ERROR|WARNING|INFO)\s+[\d-]+ [\d:.]+\s+)?(?:\[[^]]*\]\s*)?"
+    r"^(?:\([^)]*pid=\d+\)\s*)*(?:(?P<level>[A-Z]+)\s+[\d-]+ [\d:.]+\s+)?(?:\[[^]]*\]:?\s*)?"
 )
+# A start that ends well has lines of these levels with the word in them, too.
+_HARMLESS = frozenset({"DEBUG", "INFO", "WARNING"})
 _EXCEPTION = re.compile(r"^(?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt)\b:? ?")
 _ERROR = re.compile(r"\berror\b|\bfatal\b|can't be|cannot|no such file", re.IGNORECASE)
 # These only say that something was wrong somewhere else.
@@ -21,23 +24,34 @@ _WRAPPER = re.compile(
 def first_error(log: str) -> str:
     """Return the first line of a log that names an error, without time stamps and colours.
 
-    An exception's own line is preferred to other lines with the word in them; wrappers that
-    point elsewhere come last. Falls back to the log's last line.
+    An exception's own line is preferred to other lines with the word in them. Warnings, and
+    wrappers that point elsewhere, do not count. Falls back to the log's last line.
     """
-    lines = [_PREFIX.sub("", _ESCAPES.sub("", line).strip()) for line in log.splitlines()]
-    lines = [line.strip() for line in lines if line.strip()]
-    telling = [line for line in lines if not _WRAPPER.search(line)]
+    telling = []
+    for line in log.splitlines():
+        level, text = _parsed(line)
+        if text and level not in _HARMLESS and not _WRAPPER.search(text):
+            telling.append(text)
     for pattern in (_EXCEPTION, _ERROR):
         for line in telling:
             if pattern.search(line):
                 return line
-    return lines[-1] if lines else "the log is empty"
+    return last_line(log) or "the log is empty"
 
 
 def last_line(log: str) -> str:
     """Return the log's last line that says something, without time stamps and colours."""
     for line in reversed(log.splitlines()):
-        text = _PREFIX.sub("", _ESCAPES.sub("", line).strip()).strip()
+        text = _parsed(line)[1]
         if text:
             return text
     return ""
+
+
+def _parsed(line: str) -> tuple[str | None, str]:
+    """Return the level of a line of a log, where it has one, and what it says."""
+    plain = _ESCAPES.sub("", line).strip()
+    prefix = _PREFIX.match(plain)
+    if prefix is None:
+        return None, plain
+    return prefix["level"], plain[prefix.end() :].strip()

@@ -34,8 +34,9 @@ class Progress:
         self._began = self._spoke = time.monotonic()
         if self._terminal:
             from rich.console import Console
+            from rich.markup import escape
 
-            self._status = Console(stderr=True).status(self._line(text))
+            self._status = Console(stderr=True).status(escape(self._line(text)))
             self._status.start()
         else:
             self._print(self._line(text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,17 +26,21 @@ def folder(name: str) -> Path:
 
 def write(path: Path, text: str) -> None:
     """Write a file whole or not at all, for its owner's eyes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, encoding="utf-8")
         temporary.chmod(0o600)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno in _FULL:
-            raise ApplianceError("disk-full", f"{path} can't be written: {error}") from error
-        raise ApplianceError("engine-failed", f"{path} can't be written: {error}") from error
+        with suppress(OSError):
+            temporary.unlink()
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> ApplianceError:
+    kind = "disk-full" if error.errno in _FULL else "file-not-written"
+    return ApplianceError(kind, f"{path} can't be written: {error}")
 
 
 @contextmanager
@@ -46,8 +50,12 @@ def changing(name: str, action: str) -> Iterator[None]:
     The kernel lets go of the lock when the process ends, however it ends.
     """
     path = folder(name) / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise _not_written(path, error) from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -47,6 +47,8 @@ def devices(
                 f"`npus` names {len(wanted)} NPUs, but tensor_parallel_size is {ranks}.",
                 "Name as many NPUs as there are ranks.",
             )
+        if len(set(wanted)) != ranks:
+            raise ApplianceError("config-invalid", "`npus` names an NPU twice.", "Name each once.")
     else:
         wanted = present[:ranks]
     missing = [node for node in wanted if node not in present]

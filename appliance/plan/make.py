@@ -25,6 +25,7 @@ from appliance.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from ipaddress import IPv4Address, IPv6Address
 
     from appliance.config.model import Config
     from appliance.inventory.model import Inventory
@@ -137,7 +138,8 @@ def _model(config: Config, platform: catalog.Platform, models_dir: str | None) -
         host = f"{models_dir or RELATIVE_MODELS}/{model_id}"
         return ModelPlan(model_id, served, "bundled", host, target, None)
     # ModelScope's own layout, so that weights fetched by its command line are found.
-    host = f"{config.cache.dir}/hub/models/{model_id.replace('.', '___')}"
+    owner, slash, name = model_id.rpartition("/")
+    host = f"{config.cache.dir}/hub/models/{owner}{slash}{name.replace('.', '___')}"
     return ModelPlan(model_id, served, "hub", host, target, wanted.revision)
 
 
@@ -284,6 +286,8 @@ def _warnings(config: Config, choice: _Choice, driver: Sequence[Mount]) -> tuple
 
 def _refuse_public_without_key(config: Config) -> None:
     server = config.server
+    if _address(server.bind) is None:
+        raise ApplianceError("config-invalid", f"server.bind: {server.bind} is no IP address.")
     if server.api_key_file is None and not is_loopback(server.bind):
         raise ApplianceError(
             "public-without-key",
@@ -324,7 +328,18 @@ def _groups_of_key(config: Config, inventory: Inventory) -> tuple[int, ...]:
 
 def is_loopback(address: str) -> bool:
     """Tell whether only this host can reach the address."""
-    return address.startswith("127.") or address == "::1"
+    parsed = _address(address)
+    return parsed is not None and parsed.is_loopback
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """Parse an address strictly: 127.1 and 127.cafe are names to some programs."""
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
 
 
 def _reachable(bind: str) -> str:

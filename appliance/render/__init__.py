@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shlex
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from appliance.plan.model import Container, Mount, Plan, Port
 
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 Form = Literal["run", "compose"]
 TEMPLATES: dict[Form, str] = {"run": "run.sh.j2", "compose": "compose.yaml.j2"}
 
@@ -48,7 +50,7 @@ def portable(plan: Plan) -> str:
         for mount in container.mounts
     ]
     ports = [
-        Variable(f"{port.host_ip}:${{PORT:-{port.host}}}:{port.container}")
+        Variable(f"{_address(port)}:${{PORT:-{port.host}}}:{port.container}")
         for port in container.ports
     ]
     image = Variable(f"${{IMAGE:-{container.image}}}")
@@ -83,8 +85,12 @@ def _environment() -> Environment:
 
 
 def _yaml(value: Any) -> str:
-    """Quote a value for a compose file: JSON is YAML; `$` starts a variable, so it is doubled."""
+    """Quote a value for a compose file: JSON is YAML; `$` starts a variable, so it is doubled.
+
+    But for characters that JSON holds as they are, and that YAML refuses or folds away.
+    """
     text = json.dumps(value, ensure_ascii=False)
+    text = _NOT_IN_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
     return text if isinstance(value, Variable) else text.replace("$", "$$")
 
 
@@ -113,5 +119,8 @@ def _csv(field: str) -> str:
 def _publish(port: Port | Variable) -> str:
     if isinstance(port, Variable):
         return port
-    address = f"[{port.host_ip}]" if ":" in port.host_ip else port.host_ip
-    return f"{address}:{port.host}:{port.container}"
+    return f"{_address(port)}:{port.host}:{port.container}"
+
+
+def _address(port: Port) -> str:
+    return f"[{port.host_ip}]" if ":" in port.host_ip else port.host_ip

@@ -104,9 +104,7 @@ def test_more_images_than_allowed_are_refused_cleanly(client: openai.OpenAI) -> 
     "url", ["http://127.0.0.1:8000/health", "http://169.254.169.254/latest/meta-data"]
 )
 @pytest.mark.parametrize("kind", ["image", "audio", "video"])
-def test_media_of_private_addresses_is_refused(
-    client: openai.OpenAI, kind: str, url: str
-) -> None:
+def test_media_of_private_addresses_is_refused(client: openai.OpenAI, kind: str, url: str) -> None:
     with pytest.raises(openai.APIStatusError) as refused:
         ask(client, part(kind, url))
     assert 400 <= refused.value.status_code < 500, refused.value
