@@ -1,4 +1,8 @@
-"""Reading YAML: safely, with the C parser where there is one, and with YAML 1.2's booleans."""
+"""Reading YAML: safely, with the C parser where there is one, and with YAML 1.2's values.
+
+YAML 1.1, which PyYAML reads, has more that is no text: `no` is false, `010` is 8, `1:30` is
+90, `1_000` is 1000 and `2026-08-16` a date.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +18,31 @@ _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Loader(_Base):  # type: ignore[misc]
-    """A safe loader for which `no`, `on` and `off` are words, as Docker's own keys use them."""
+    """A safe loader for which `no`, `on`, `010` and `1:30` are words."""
 
 
+_VALUES = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    "float": (r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
+}
+_REPLACED = {f"tag:yaml.org,2002:{name}" for name in (*_VALUES, "timestamp")}
 Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:bool"]
+    first: [(tag, regexp) for tag, regexp in resolvers if tag not in _REPLACED]
     for first, resolvers in _Base.yaml_implicit_resolvers.items()
 }
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF")
-)
+for _name, (_pattern, _first) in _VALUES.items():
+    Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), list(_first)
+    )
 
 
 def parse(text: str) -> Any:
     """Parse one YAML document; raises `yaml.YAMLError`."""
     try:
         return yaml.load(text, Loader=Loader)  # noqa: S506 (derived from the safe loader)
-    except ValueError as error:
-        # What looks like a date or a number and is none, and text that is not Unicode.
+    except (ValueError, RecursionError) as error:
+        # Text that is not Unicode; nesting without end.
         raise yaml.YAMLError(str(error)) from error
 
 

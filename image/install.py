@@ -42,7 +42,8 @@ def installed() -> set[str]:
 def entries(lock: str) -> list[str]:
     """Split a lock file into its requirements, each with its hashes."""
     joined = re.sub(r"\\\n\s*", " ", lock)
-    return [line for line in joined.splitlines() if line and not line.startswith("#")]
+    lines = [line.strip() for line in joined.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def missing(lock: str, present: set[str]) -> list[str]:

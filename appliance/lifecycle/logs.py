@@ -12,7 +12,8 @@ _PREFIX = re.compile(
 )
 # A start that ends well has lines of these levels with the word in them, too.
 _HARMLESS = frozenset({"DEBUG", "INFO", "WARNING"})
-_EXCEPTION = re.compile(r"^(?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Interrupt)\b:? ?")
+# An exception's own line, or what a command-line parser says of its arguments.
+_STATED = re.compile(r"^(?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception)\b|^[\w. ]+: error: ")
 _ERROR = re.compile(r"\berror\b|\bfatal\b|can't be|cannot|no such file", re.IGNORECASE)
 # These only say that something was wrong somewhere else.
 _WRAPPER = re.compile(
@@ -24,7 +25,7 @@ _WRAPPER = re.compile(
 def first_error(log: str) -> str:
     """Return the first line of a log that names an error, without time stamps and colours.
 
-    An exception's own line is preferred to other lines with the word in them. Warnings, and
+    A line that states an error is preferred to others with the word in them. Warnings, and
     wrappers that point elsewhere, do not count. Falls back to the log's last line.
     """
     telling = []
@@ -32,7 +33,7 @@ def first_error(log: str) -> str:
         level, text = _parsed(line)
         if text and level not in _HARMLESS and not _WRAPPER.search(text):
             telling.append(text)
-    for pattern in (_EXCEPTION, _ERROR):
+    for pattern in (_STATED, _ERROR):
         for line in telling:
             if pattern.search(line):
                 return line

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from appliance.errors import ApplianceError
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+LOCK_TRIES = 20
+LOCK_TRY_SECONDS = 0.02
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -56,12 +59,10 @@ def changing(name: str, action: str) -> Iterator[None]:
     except OSError as error:
         raise _not_written(path, error) from error
     with opened as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not _locked(file):
             file.seek(0)
             holder = file.read().strip() or "another command"
-            raise ApplianceError("busy", f"{holder} is changing the appliance {name}.") from error
+            raise ApplianceError("busy", f"{holder} is changing the appliance {name}.")
         file.truncate(0)
         file.write(f"`appliance {action}` (process {os.getpid()})")
         file.flush()
@@ -69,6 +70,16 @@ def changing(name: str, action: str) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _locked(file: IO[str]) -> bool:
+    """Take the lock, unless it is held for longer than `holder` holds it to look at it."""
+    for _ in range(LOCK_TRIES):
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(LOCK_TRY_SECONDS)
+    return False
 
 
 def holder(name: str) -> str | None:

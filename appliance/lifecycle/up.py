@@ -178,9 +178,9 @@ class Up:
             raise ApplianceError("container-died", f"The container {self.name} was removed.")
         if found.running and not found.restarts:
             return
+        line = first_error(engine.logs(self.name, tail=LOG_LINES))
         # Left alone, the restart policy would load and fail without end.
         engine.stop(self.name, self.config.timeouts.stop)
-        line = first_error(engine.logs(self.name, tail=LOG_LINES))
         how = "was killed for want of memory" if found.oom_killed else "ended"
         code = f" with exit code {found.exit_code}" if found.exit_code else ""
         raise ApplianceError(

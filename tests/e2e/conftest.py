@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -162,24 +163,24 @@ def served(cli: Cli) -> Served:
     The first `up` is interrupted while the engine loads; then a second goes on, and a third,
     beside it, is refused. One load of the engine serves all of these.
     """
-    first = cli.start("up", "--install-engine")
     lines = []
-    assert first.stderr is not None
-    for line in first.stderr:
-        lines.append(line)
-        if line.startswith("[load]"):
-            break
-    os.killpg(first.pid, 2)
-    out, rest = first.communicate(timeout=60)
+    with cli.start("up", "--install-engine") as first:
+        assert first.stderr is not None
+        for line in first.stderr:
+            lines.append(line)
+            if line.startswith("[load]"):
+                os.killpg(first.pid, signal.SIGINT)
+                break
+        out, rest = first.communicate(timeout=120)
     interrupted = subprocess.CompletedProcess("up", first.returncode, out, "".join(lines) + rest)
     assert first.returncode == 130, interrupted.stderr
 
     status = cli.status()
     began = time.monotonic()
-    going_on = cli.start("up", "--json")
-    wait_until("up holds the lock", 30, lambda: cli.status()["changing"])
-    second = cli.run("up")
-    out, log = going_on.communicate(timeout=LONG)
+    with cli.start("up", "--json") as going_on:
+        wait_until("up holds the lock", 60, lambda: cli.status()["changing"])
+        second = cli.run("up")
+        out, log = going_on.communicate(timeout=LONG)
     assert going_on.returncode == 0, log
     seconds = time.monotonic() - began
     return Served(cli, json.loads(out), interrupted, status, second, log, seconds)

@@ -62,10 +62,11 @@ def ask(client: openai.OpenAI, *parts: dict[str, Any], text: str = "Describe it.
 
 
 @pytest.fixture(scope="module")
-def client(served: Served) -> openai.OpenAI:
+def client(served: Served) -> Iterator[openai.OpenAI]:
     # With the client's own retries: after refusing a media URL, vLLM 0.23 closes a connection
     # that it had promised to keep.
-    return openai.OpenAI(base_url=f"{served.url}/v1", api_key="EMPTY", timeout=120)
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="EMPTY", timeout=120) as client:
+        yield client
 
 
 @pytest.mark.parametrize("kind", ["image", "audio", "video"])
@@ -142,7 +143,8 @@ def redirector(served: Served) -> Iterator[str]:
 _KILL = r"""
 import os, pathlib
 for folder in pathlib.Path("/proc").glob("[0-9]*"):
-    if b"http.server.HTTPServer" in (folder / "cmdline").read_bytes() and int(folder.name) != os.getpid():
+    command = (folder / "cmdline").read_bytes()
+    if b"HTTPServer" in command and int(folder.name) != os.getpid():
         os.kill(int(folder.name), 15)
 """
 

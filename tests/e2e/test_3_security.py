@@ -37,7 +37,7 @@ def test_nothing_is_written_outside_tmpfs_and_caches(served: Served, folder: str
     assert "Read-only file system" in done.stderr
 
 
-@pytest.mark.parametrize("folder", ["/tmp", "/var/cache/appliance", "/dev/shm"])  # noqa: S108
+@pytest.mark.parametrize("folder", ["/tmp", "/var/cache/appliance", "/dev/shm"])
 def test_tmpfs_and_caches_are_writable(served: Served, folder: str) -> None:
     del served
     assert execute("e2e", "touch", f"{folder}/note").returncode == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import urllib.error
 import urllib.request
@@ -62,10 +61,11 @@ def test_the_difference_is_shown_before_the_container_is_made_anew(keyed: Served
 def test_without_the_key_nothing_is_served(keyed: Served) -> None:
     for headers in ({}, {"Authorization": "Bearer wrong"}):
         request = urllib.request.Request(f"{keyed.url}/v1/models", headers=headers)
-        with pytest.raises(urllib.error.HTTPError, match="401"):
+        with pytest.raises(urllib.error.HTTPError, match="401") as refused:
             urllib.request.urlopen(request, timeout=30)
-    client = openai.OpenAI(base_url=f"{keyed.url}/v1", api_key=KEY)
-    assert [model.id for model in client.models.list()] == ["tiny-omni"]
+        refused.value.close()
+    with openai.OpenAI(base_url=f"{keyed.url}/v1", api_key=KEY) as client:
+        assert [model.id for model in client.models.list()] == ["tiny-omni"]
 
 
 def test_the_key_stands_nowhere_that_others_can_read(keyed: Served) -> None:
@@ -133,4 +133,4 @@ def test_down_leaves_nothing_but_caches(keyed: Served) -> None:
     assert again.returncode == 0
     assert "nothing to do" in again.stderr
     assert keyed.cli.status()["state"] == "absent"
-    assert os.path.exists(keyed.cli.settings["server.api_key_file"])
+    assert Path(keyed.cli.settings["server.api_key_file"]).exists()

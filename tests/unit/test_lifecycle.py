@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -24,7 +25,9 @@ from appliance.lifecycle.drift import differences
 from appliance.lifecycle.logs import first_error, last_line
 from appliance.lifecycle.progress import Progress
 from appliance.plan.make import make
-from appliance.plan.model import Plan
+
+if TYPE_CHECKING:
+    from appliance.plan.model import Plan
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -152,7 +155,7 @@ INFO 11-22 12:00:00 [__init__.py:216] Automatically detected platform cpu.
 WARNING 11-22 12:00:01 [interface.py:171] Failed to import from vllm._C: ImportError('libnuma.so.1: cannot open shared object file: No such file or directory')
 usage: vllm serve [model_tag] [options]
 vllm: error: unrecognized arguments: --swap-space 4
-"""
+"""  # noqa: E501
 
 MEMORY = """\
 \x1b[1;36m(APIServer pid=1)\x1b[0;0m INFO 11-22 12:00:00 [api_server.py:1977] vLLM API server version 0.23.0
@@ -199,10 +202,14 @@ LOGS = {
         "appliance: the API key can't be read: [Errno 13] Permission denied: '/run/secrets/k'",
     ),
     "no-module": (
-        "/usr/bin/python3: Error while finding module specification for 'appliance.inside' "
-        "(ModuleNotFoundError: No module named 'appliance')\n",
-        "/usr/bin/python3: Error while finding module specification for 'appliance.inside' "
-        "(ModuleNotFoundError: No module named 'appliance')",
+        (
+            "/usr/bin/python3: Error while finding module specification for 'appliance.inside' "
+            "(ModuleNotFoundError: No module named 'appliance')\n"
+        ),
+        (
+            "/usr/bin/python3: Error while finding module specification for 'appliance.inside' "
+            "(ModuleNotFoundError: No module named 'appliance')"
+        ),
     ),
     "no-error": ("INFO 11-22 12:00:00 [a.py:1] Loading\nKilled\n\n", "Killed"),
     "only-wrappers": (

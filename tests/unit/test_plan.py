@@ -10,18 +10,20 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from appliance.config.load import load
-from appliance.config.model import Config
 from appliance.errors import ApplianceError
 from appliance.inventory import read
-from appliance.inventory.model import FileFacts, Inventory
+from appliance.inventory.model import FileFacts, Inventory, ProductName
 from appliance.plan.make import make
 from appliance.plan.model import Device, Mount, Plan, Port, Ulimit
 from appliance.version import __version__
+
+if TYPE_CHECKING:
+    from appliance.config.model import Config
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -243,7 +245,7 @@ def test_arguments_and_variables_of_an_atlas_a2() -> None:
         "HCCL_OP_EXPANSION_MODE": "AIV",
         "HEALTHCHECKS_URL": "http://127.0.0.1:8000",
         "HF_HUB_OFFLINE": "1",
-        "HOME": "/tmp",  # noqa: S108
+        "HOME": "/tmp",
         "NUMBA_CACHE_DIR": f"{cache}/numba",
         "OMP_NUM_THREADS": "1",
         "OMP_PROC_BIND": "false",
@@ -279,9 +281,7 @@ def test_in_a_nested_setup_the_manager_keeps_the_name_that_the_driver_opens() ->
 
 
 def test_the_manager_itself_is_preferred_to_its_nested_name() -> None:
-    both = dataclasses.replace(
-        A2, device_nodes=A2.device_nodes | {"/dev/davinci_manager_docker"}
-    )
+    both = dataclasses.replace(A2, device_nodes=A2.device_nodes | {"/dev/davinci_manager_docker"})
     assert ascend(both).container.devices == ascend(A2).container.devices
 
 
@@ -384,14 +384,14 @@ def test_a_product_that_is_not_in_the_catalog_is_refused(product: str) -> None:
 
 
 @pytest.mark.parametrize("product", ["atlas-310p", "ascend-950", "unsupported"])
-def test_a_detected_product_that_is_not_supported_is_refused(product: str) -> None:
+def test_a_detected_product_that_is_not_supported_is_refused(product: ProductName) -> None:
     host = dataclasses.replace(A2, product=product)
     assert product in refused("host-unsupported", host).message
 
 
 def test_the_ascend_platform_without_npus_is_refused() -> None:
-    assert refused("host-unsupported", BARE, "platform=ascend")
-    assert refused("devices-missing", BARE, "platform=ascend", "product=atlas-a2")
+    refused("host-unsupported", BARE, "platform=ascend")
+    refused("devices-missing", BARE, "platform=ascend", "product=atlas-a2")
 
 
 def test_a_host_with_npus_may_serve_from_its_cpu() -> None:
@@ -653,7 +653,9 @@ def test_lines_of_other_systems_and_empty_ones_do_no_harm(tmp_path: Path) -> Non
     assert [npu.device for npu in read.snapshot(tmp_path).npus] == ["/dev/davinci3"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "3", '{"cpus": 1, "colour": "red"}', '{"runtimes": 3}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "3", '{"cpus": 1, "colour": "red"}', '{"runtimes": 3}']
+)
 def test_a_snapshot_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "system.json").write_text(text, encoding="utf-8")
     with pytest.raises(ApplianceError) as caught:

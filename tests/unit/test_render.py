@@ -16,7 +16,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -27,13 +27,15 @@ from appliance.config.model import Cache, Config, Container, Model, Server, Time
 from appliance.inventory import read
 from appliance.inventory.model import FileFacts, Inventory
 from appliance.plan.make import make
-from appliance.plan.model import Plan
 from appliance.render import portable, render
+
+if TYPE_CHECKING:
+    from appliance.plan.model import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTS = ROOT / "tests" / "hosts"
 BARE = Inventory("none")
-KEY_FILE = "/etc/appliance/a key's \"file\", with, commas"
+KEY_FILE = '/etc/appliance/a key\'s "file", with, commas'
 Spec = dict[str, Any]
 
 # Values that break what quotes carelessly: the shell, compose's variables, YAML and CSV.
@@ -173,9 +175,10 @@ def of_arguments(argv: list[str]) -> Spec:
         return value
 
     def pairs(name: str) -> dict[str, str]:
-        found = [text.split("=", 1) for text in options.pop(name, [])]
-        assert len({key for key, _ in found}) == len(found)
-        return {key: value for key, value in found}
+        given = options.pop(name, [])
+        found = {key: value for key, _, value in (text.partition("=") for text in given)}
+        assert len(found) == len(given), "given twice"
+        return found
 
     limits = {name: value.split(":") for name, value in pairs("ulimit").items()}
     durations = [seconds(one(f"health-{name}")) for name in ("interval", "timeout", "start-period")]
