@@ -47,6 +47,8 @@ LABEL org.opencontainers.image.title="qwen3-omni-appliance" \
       org.opencontainers.image.base.name="${BASE_IMAGE}" \
       appliance.context-hash="${CONTEXT_HASH}"
 
+# Lets the launcher in the image know that the paths it is given are the host's.
+ENV APPLIANCE_INSIDE_IMAGE=1
 EXPOSE 8000
 STOPSIGNAL SIGINT
 # A model may load for half an hour: until then a failing check says nothing.

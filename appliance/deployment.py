@@ -35,6 +35,13 @@ def prepare(config: Config, snapshot: Path | None = None) -> Deployment:
     inventory = take(config, snapshot)
     models = paths.models()
     plan = make(config, inventory, str(models) if models else None)
+    host_path = plan.model.host_path
+    if paths.inside_image() and plan.model.source != "bundled" and not host_path.startswith("/"):
+        raise ApplianceError(
+            "config-invalid",
+            f"The model's folder is {host_path}, which depends on who reads it.",
+            "Give `model.path` or `cache.dir` as an absolute path of the host.",
+        )
     return Deployment(config, inventory, plan)
 
 
@@ -43,11 +50,18 @@ def take(config: Config, snapshot: Path | None = None) -> Inventory:
     if snapshot is not None:
         return read.snapshot(snapshot)
     key_file = config.server.api_key_file
+    if paths.inside_image():
+        key_file = None  # It is on the host, where nothing can be asked about it from here.
     return read.live(ascend.candidate_paths(), (key_file,) if key_file else ())
 
 
 def absolute(config: Config) -> Config:
-    """Return the configuration with its host paths made absolute, `~` being the user's home."""
+    """Return the configuration with its host paths made absolute, `~` being the user's home.
+
+    In the image they stay as they are written: they are the host's.
+    """
+    if paths.inside_image():
+        return config
 
     def full(path: str | None) -> str | None:
         try:

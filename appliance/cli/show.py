@@ -119,7 +119,10 @@ def logs(deployment: Deployment, *, follow: bool, tail: int, as_json: bool) -> N
             raise ApplianceError("usage", "--json prints one document; --follow never ends.")
         document({"name": name, "lines": engine.logs(name, tail=tail).splitlines()})
     elif follow:
-        os.execvp("docker", ["docker", "logs", "--follow", "--tail", str(tail), name])  # noqa: S606
+        try:
+            os.execvp("docker", ["docker", "logs", "--follow", "--tail", str(tail), name])  # noqa: S606
+        except OSError as error:
+            raise ApplianceError("engine-missing", f"docker can't be run: {error}") from error
     else:
         sys.stdout.write(engine.logs(name, tail=tail))
 

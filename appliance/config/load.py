@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from appliance.config.model import Config
 from appliance.errors import ApplianceError
+from appliance.paths import INSIDE_IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 DEFAULT_FILE = "appliance.yaml"
 PREFIX = "APPLIANCE_"
+_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+# The names that Docker knows (docs.docker.com, `docker run --ulimit`).
+_ULIMITS = (
+    "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc",
+    "rss", "rtprio", "rttime", "sigpending", "stack",
+)  # fmt: skip
 # Variables of the launcher itself, which are no configuration keys.
-RESERVED = frozenset({"APPLIANCE_DEBUG", "APPLIANCE_CONFIG"})
+RESERVED = frozenset({"APPLIANCE_DEBUG", "APPLIANCE_CONFIG", INSIDE_IMAGE})
 
 
 @dataclass(frozen=True)
@@ -192,7 +200,7 @@ def _validate(layers: Mapping[str, tuple[Any, str]]) -> Config:
         section, _, leaf = name.rpartition(".")
         (nested.setdefault(section, {}) if section else nested)[leaf] = value
     try:
-        return TypeAdapter(Config).validate_python(nested)
+        config: Config = TypeAdapter(Config).validate_python(nested)
     except ValidationError as error:
         lines = []
         for problem in error.errors(include_url=False):
@@ -201,6 +209,21 @@ def _validate(layers: Mapping[str, tuple[Any, str]]) -> Config:
             got = shown.repr(problem["input"])
             lines.append(f"{where} (from {origin}): {problem['msg']}; got {got}")
         raise ApplianceError("config-invalid", "\n".join(lines)) from error
+    _check_names(config)
+    return config
+
+
+def _check_names(config: Config) -> None:
+    """Check what a type can't say: the names in mappings, and numbers inside lists."""
+    box, limits = config.container, config.server.limit_mm_per_prompt or {}
+    wrong = [
+        f"container.environment: {n!r} is no name" for n in box.environment if not _NAME.match(n)
+    ]
+    wrong += [f"container.ulimits: {n!r} is no limit" for n in box.ulimits if n not in _ULIMITS]
+    wrong += [f"server.limit_mm_per_prompt.{n}: {v} < 0" for n, v in limits.items() if v < 0]
+    wrong += [f"npus: {number} < 0" for number in config.npus or () if number < 0]
+    if wrong:
+        raise ApplianceError("config-invalid", "\n".join(wrong))
 
 
 def schema() -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
 import subprocess
 from collections import deque
+from contextlib import suppress
 from threading import Timer
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,7 @@ _DISK_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNOR
 _PORT_TAKEN = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
 _NO_ENGINE = re.compile(r"cannot connect to the docker daemon|docker daemon running", re.IGNORECASE)
 KEPT_LINES = 200
+GRACE_SECONDS = 5.0
 
 
 def run(
@@ -45,10 +49,13 @@ def run(
             text=True,
             errors="replace",
             env=environment,
+            # A group of its own: docker's plugins are processes of their own, and one that
+            # hangs must end with the rest.
+            start_new_session=True,
         )
     except OSError as failure:
         raise ApplianceError("engine-missing", f"{command[0]} can't be run: {failure}") from failure
-    timer = Timer(timeout, process.kill)
+    timer = Timer(timeout, _end, (process,))
     timer.daemon = True
     timer.start()
     try:
@@ -61,10 +68,20 @@ def run(
         expired = not timer.is_alive()
         timer.cancel()
         if process.poll() is None:
-            process.kill()
+            _end(process)
             process.wait()
     if status != 0:
         raise classify("\n".join(tail), error, what, status, timeout if expired else None)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a command with all its children: asked first, so that a package manager can tidy up."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+        # Whatever of the group is left, the command itself or a child that outlived it.
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def classify(

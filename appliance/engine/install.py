@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -162,7 +163,8 @@ def _daemon() -> str | None:
 
 def _start(on_line: Callable[[str], None]) -> None:
     if Path("/run/systemd/system").is_dir():
-        subprocess.run(["systemctl", "start", "docker"], check=False, timeout=START_SECONDS)
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(["systemctl", "start", "docker"], check=False, timeout=START_SECONDS)
     elif daemon := _daemon():
         on_line(f"$ {daemon}   (in the background, log in {DAEMON_LOG})")
         with DAEMON_LOG.open("ab") as log:

@@ -21,7 +21,7 @@ def main(command: list[str]) -> int:
     if key_file.exists():
         try:
             key = key_file.read_text(encoding="utf-8").strip()
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             print(f"appliance: the API key can't be read: {error}", file=sys.stderr)
             return 67
         if not key:

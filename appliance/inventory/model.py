@@ -67,6 +67,7 @@ class FileFacts:
     gid: int
     mode: int
     size: int
+    regular: bool = True
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import re
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from appliance.errors import ApplianceError
@@ -42,7 +43,8 @@ def _facts(path: Path) -> FileFacts | None:
         stat = path.stat()
     except OSError:
         return None
-    return FileFacts(stat.st_uid, stat.st_gid, stat.st_mode & 0o777, stat.st_size)
+    regular = S_ISREG(stat.st_mode)
+    return FileFacts(stat.st_uid, stat.st_gid, stat.st_mode & 0o777, stat.st_size, regular)
 
 
 def snapshot(folder: Path) -> Inventory:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from appliance.errors import ApplianceError
 from appliance.lifecycle.up import target
+from appliance.secretfile import read_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,10 +24,7 @@ def other(url: str, model: str | None, key_file: Path | None, timeout: float) ->
     """Return another server; `timeout` in seconds. Raises api-key-file, config-invalid."""
     import healthchecks
 
-    try:
-        key = key_file.read_text(encoding="utf-8").strip() if key_file else None
-    except OSError as error:
-        raise ApplianceError("api-key-file", f"The API key can't be read: {error}") from error
+    key = read_key(key_file) if key_file else None
     try:
         return healthchecks.Target(url, model, key, timeout)
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from appliance.lifecycle import drift, state
 from appliance.lifecycle.logs import first_error, last_line
 from appliance.plan import names
 from appliance.render import render
+from appliance.secretfile import read_key
 
 if TYPE_CHECKING:
     from appliance.deployment import Deployment
@@ -144,8 +146,10 @@ class Up:
             except OSError as error:
                 if isinstance(error, PermissionError):
                     return  # A low port: the engine may bind it, this user may not.
+                taken = error.errno == errno.EADDRINUSE
                 raise ApplianceError(
-                    "port-in-use", f"{server.bind} port {server.port}: {error.strerror}."
+                    "port-in-use" if taken else "config-invalid",
+                    f"server.bind {server.bind}, port {server.port}: {error.strerror}.",
                 ) from error
 
     def _load(self, engine: docker.Engine) -> None:
@@ -215,12 +219,7 @@ def target(plan: Plan, timeout: float) -> Target:
     """Return what the probes are to probe; `timeout` in seconds. Raises api-key-file."""
     import healthchecks
 
-    key = None
-    if plan.api_key_file is not None:
-        try:
-            key = Path(plan.api_key_file).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ApplianceError("api-key-file", f"The API key can't be read: {error}") from error
+    key = read_key(Path(plan.api_key_file)) if plan.api_key_file else None
     return healthchecks.Target(plan.api_url, plan.model.served_name, key, timeout)
 
 

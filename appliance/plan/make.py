@@ -24,7 +24,7 @@ from appliance.plan.model import (
 from appliance.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from ipaddress import IPv4Address, IPv6Address
 
     from appliance.config.model import Config
@@ -59,6 +59,7 @@ def make(config: Config, inventory: Inventory, models_dir: str | None) -> Plan:
     """
     choice = _choose(config, inventory, models_dir)
     _refuse_public_without_key(config)
+    _refuse_visible_key(config)
     groups = _groups_of_key(config, inventory)
     devices: tuple[Device, ...] = ()
     driver: tuple[Mount, ...] = ()
@@ -137,7 +138,8 @@ def _model(config: Config, platform: catalog.Platform, models_dir: str | None) -
     if known is not None and known.bundled:
         host = f"{models_dir or RELATIVE_MODELS}/{model_id}"
         return ModelPlan(model_id, served, "bundled", host, target, None)
-    # ModelScope's own layout, so that weights fetched by its command line are found.
+    # The layout of ModelScope's library up to 1.37, which the guide's evaluation names and
+    # newer ones still find.
     owner, slash, name = model_id.rpartition("/")
     host = f"{config.cache.dir}/hub/models/{owner}{slash}{name.replace('.', '___')}"
     return ModelPlan(model_id, served, "hub", host, target, wanted.revision)
@@ -181,7 +183,10 @@ def _serve_args(config: Config, choice: _Choice, *, expert_parallel: bool) -> tu
         args += ["--max-num-seqs", str(server.max_num_seqs)]
     if server.memory_utilization is not None:
         args += ["--gpu-memory-utilization", str(server.memory_utilization)]
-    if limits := server.limit_mm_per_prompt or (known and known.limit_mm_per_prompt):
+    limits: Mapping[str, int] = known.limit_mm_per_prompt if known else {}
+    if server.limit_mm_per_prompt is not None:
+        limits = {str(name): count for name, count in server.limit_mm_per_prompt.items()}
+    if limits:
         compact = json.dumps(dict(limits), sort_keys=True, separators=(",", ":"))
         args += ["--limit-mm-per-prompt", compact]
     parser = server.reasoning_parser or (known and known.reasoning_parser)
@@ -276,6 +281,8 @@ def _warnings(config: Config, choice: _Choice, driver: Sequence[Mount]) -> tuple
             "npu-smi is neither in /usr/local/bin nor in /usr/local/sbin: CPU binding and "
             "vLLM's NPU health check will be off."
         )
+    if choice.platform_name == "cpu" and (config.npus is not None or config.product):
+        found.append("`npus` and `product` mean nothing on the platform cpu.")
     if choice.model.source == "bundled" and choice.model.host_path.startswith(RELATIVE_MODELS):
         found.append(
             f"The model {choice.model.id} is expected in {choice.model.host_path}, beside the "
@@ -295,6 +302,19 @@ def _refuse_public_without_key(config: Config) -> None:
         )
 
 
+def _refuse_visible_key(config: Config) -> None:
+    arguments = config.server.extra_args
+    if any(word.partition("=")[0].replace("_", "-") == "--api-key" for word in arguments) or (
+        "VLLM_API_KEY" in config.container.environment
+    ):
+        raise ApplianceError(
+            "config-invalid",
+            "An API key in `server.extra_args` or `container.environment` would stand in process "
+            "lists and in `docker inspect`.",
+            "Put it in a file, and name the file in `server.api_key_file`.",
+        )
+
+
 def _groups_of_key(config: Config, inventory: Inventory) -> tuple[int, ...]:
     """Return the groups that the container needs in order to read the API key's file.
 
@@ -305,8 +325,8 @@ def _groups_of_key(config: Config, inventory: Inventory) -> tuple[int, ...]:
     if path is None or path not in inventory.files:
         return ()
     facts = inventory.files[path]
-    if facts is None or facts.size == 0:
-        state = "does not exist" if facts is None else "is empty"
+    if facts is None or not facts.regular or facts.size == 0:
+        state = "is empty" if facts and facts.regular else "can't be found, or is no file"
         raise ApplianceError("api-key-file", f"The API key file {path} {state}.")
     if facts.mode & 0o007:
         raise ApplianceError(
@@ -314,7 +334,7 @@ def _groups_of_key(config: Config, inventory: Inventory) -> tuple[int, ...]:
             f"The API key file {path} is open to everybody (mode {facts.mode:o}).",
             f"chmod o= {path}",
         )
-    if facts.uid == 0:
+    if facts.uid == 0 and facts.mode & 0o400:
         return ()
     if not facts.mode & 0o040:
         raise ApplianceError(

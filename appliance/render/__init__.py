@@ -32,8 +32,9 @@ class Variable(str):
 
 def render(plan: Plan, form: Form) -> str:
     """Return the rendering of a plan as text."""
-    # `never`: this image is on the host, or is built there; a pull would find another one.
-    return _render(plan.container, form, plan.container.labels(), pull_policy="never")
+    # An image that is built here is on the host; a pull would find another one, or none.
+    policy = "never" if plan.image.base else "missing"
+    return _render(plan.container, form, plan.container.labels(), pull_policy=policy)
 
 
 def portable(plan: Plan) -> str:

@@ -303,7 +303,8 @@ def test_a_state_folder_that_can_not_be_written_is_a_typed_error(home: Path) -> 
 def test_a_bug_is_reported_as_one_and_shown_when_asked_for(home: Path) -> None:
     broken = home / "broken"
     shutil.copytree(ROOT / "appliance", broken / "appliance")
-    (broken / "appliance" / "paths.py").write_text("def models(): return 1 / 0\n", encoding="utf-8")
+    with (broken / "appliance" / "paths.py").open("a", encoding="utf-8") as file:
+        file.write("\n\ndef models():\n    return 1 / 0\n")
     text = failed(home, "bug", "plan", "--set", "platform=cpu", PYTHONPATH=str(broken))
     assert "ZeroDivisionError" in text
     assert "APPLIANCE_DEBUG=1" in text

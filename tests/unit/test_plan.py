@@ -349,7 +349,7 @@ def test_npus_that_the_operator_chose_are_taken_in_that_order() -> None:
     ("npus", "error_id", "phrase"),
     [
         ("[6, 8]", "devices-missing", "/dev/davinci8"),
-        ("[-1, 0]", "devices-missing", "/dev/davinci-1"),
+        ("[-1, 0]", "config-invalid", "npus: -1 < 0"),
         ("[0]", "config-invalid", "names 1 NPUs"),
         ("[0, 1, 2]", "config-invalid", "names 3 NPUs"),
         ("[]", "config-invalid", "names 0 NPUs"),
@@ -541,7 +541,7 @@ def test_a_key_that_only_a_group_may_read_makes_the_container_join_it() -> None:
 @pytest.mark.parametrize(
     ("facts", "phrase"),
     [
-        (None, "does not exist"),
+        (None, "can't be found"),
         ((0, 0, 0o600, 0), "is empty"),
         ((0, 0, 0o644, 65), "open to everybody"),
         ((0, 0, 0o602, 65), "open to everybody"),
