@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find appliance healthchecks -name '*.py')
 
-.PHONY: up down status logs smoke test unit e2e lint compose clean
+.PHONY: up down status logs smoke test unit e2e lint compose docs clean
 .DEFAULT_GOAL := up
 
 up: $(VENV)/.ready  ## Bring the appliance up and verify it
@@ -30,6 +30,9 @@ lint: $(VENV)/.dev
 
 compose: $(VENV)/.ready  ## Render the files in compose/ again
 	$(BIN)/appliance render compose --portable --set platform=cpu --force -o compose/cpu.yaml
+
+docs: $(VENV)/.ready  ## Write the tables of both READMEs again
+	$(BIN)/python scripts/docs.py
 
 $(VENV)/.ready: requirements/launcher.txt requirements/build.txt pyproject.toml scripts/venv.sh $(SOURCES)
 	@PYTHON=$(PYTHON) scripts/venv.sh $(VENV) launcher

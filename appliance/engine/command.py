@@ -9,7 +9,7 @@ import signal
 import subprocess
 from collections import deque
 from contextlib import suppress
-from threading import Timer
+from threading import Event, Timer
 from typing import TYPE_CHECKING
 
 from appliance.errors import ApplianceError
@@ -55,23 +55,29 @@ def run(
         )
     except OSError as failure:
         raise ApplianceError("engine-missing", f"{command[0]} can't be run: {failure}") from failure
-    timer = Timer(timeout, _end, (process,))
+    expired = Event()
+
+    def expire() -> None:
+        expired.set()
+        _end(process)
+
+    timer = Timer(timeout, expire)
     timer.daemon = True
     timer.start()
+    assert process.stdout is not None  # noqa: S101 (PIPE above)
     try:
-        assert process.stdout is not None  # noqa: S101 (PIPE above)
-        for line in process.stdout:
-            tail.append(line.rstrip())
-            on_line(line.rstrip())
+        with process.stdout as output:
+            for line in output:
+                tail.append(line.rstrip())
+                on_line(line.rstrip())
         status = process.wait()
     finally:
-        expired = not timer.is_alive()
         timer.cancel()
         if process.poll() is None:
             _end(process)
             process.wait()
     if status != 0:
-        raise classify("\n".join(tail), error, what, status, timeout if expired else None)
+        raise classify("\n".join(tail), error, what, status, timeout if expired.is_set() else None)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -103,5 +109,7 @@ def classify(
 def first_error_line(output: str) -> str:
     """Return the line of a command's output that names the error, else its last line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    named = re.compile(r"no space left|\b(?:error|fatal|denied|refused|failed)\b", re.IGNORECASE)
+    named = re.compile(
+        r"no space left|cannot|\b(?:error|fatal|denied|refused|failed)\b", re.IGNORECASE
+    )
     return next((line for line in lines if named.search(line)), lines[-1] if lines else "no output")

@@ -29,6 +29,7 @@ LIVE_SECONDS = 3.0
 # Making a container and starting it, with everything on the host, is the work of seconds.
 START_SECONDS = 300.0
 LOG_LINES = 400
+DEAD_STOP_SECONDS = 1
 
 
 @dataclass(frozen=True)
@@ -183,8 +184,9 @@ class Up:
         if found.running and not found.restarts:
             return
         line = first_error(engine.logs(self.name, tail=LOG_LINES))
-        # Left alone, the restart policy would load and fail without end.
-        engine.stop(self.name, self.config.timeouts.stop)
+        # Left alone, the restart policy would load and fail without end. Nothing that serves
+        # is lost: there is no request to wait for.
+        engine.stop(self.name, DEAD_STOP_SECONDS)
         how = "was killed for want of memory" if found.oom_killed else "ended"
         code = f" with exit code {found.exit_code}" if found.exit_code else ""
         raise ApplianceError(
