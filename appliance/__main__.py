@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
     """Run the command line; the process ends with the command's exit code."""
-    from appliance.cli.app import app
+    import typer
 
-    app()
+    from appliance.cli.app import app
+    from appliance.cli.run import usage_error
+
+    # Typer's errors of usage share a base class that it does not export by name.
+    usage: type[Exception] = typer.BadParameter.__mro__[1]
+    try:
+        code = app(standalone_mode=False)
+    except usage as error:
+        code = usage_error(error)
+    except typer.Abort:
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

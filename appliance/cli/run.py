@@ -63,3 +63,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(value)
     raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def usage_error(error: Exception) -> int:
+    """Report a command line that was not understood; return the exit code."""
+    context = getattr(error, "ctx", None)
+    command = getattr(context, "command_path", "appliance")
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(getattr(context, "get_help", str)(), file=sys.stderr)
+        return 2
+    message = str(getattr(error, "message", error))
+    remedy = f"See `{command} --help`."
+    reported = ApplianceError("usage", message, remedy)
+    if "--json" in sys.argv:
+        document(reported.as_dict())
+    print(f"\nerror [usage] {message}\n  next: {reported.remedy}", file=sys.stderr)
+    return reported.exit_code
