@@ -68,6 +68,29 @@ def installer() -> list[str]:
     return [*pip, "--disable-pip-version-check", "--root-user-action=ignore"]
 
 
+def mismatches(fresh: set[str]) -> list[str]:
+    """Return what the packages of this layer ask for and the base has in another version.
+
+    A warning, not an error: what really matters is tried by check.py.
+    """
+    from packaging.requirements import Requirement
+
+    found = []
+    for name in sorted(fresh):
+        for text in importlib.metadata.requires(name) or ():
+            wanted = Requirement(text)
+            if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+                continue
+            try:
+                version = importlib.metadata.version(wanted.name)
+            except importlib.metadata.PackageNotFoundError:
+                found.append(f"{name} wants {wanted}, which is not there")
+                continue
+            if not wanted.specifier.contains(version, prereleases=True):
+                found.append(f"{name} wants {wanted}; the base has {version}")
+    return found
+
+
 def distribution(package: str) -> str:
     """Return the name of the distribution that an import package comes from."""
     return {"sklearn": "scikit-learn"}.get(package, canonical(package))
@@ -109,7 +132,10 @@ def install_packages(lock: Path) -> None:
         requirements.flush()
         run_installer("--no-deps", "--require-hashes", "-r", requirements.name)
     importlib.invalidate_caches()
-    prune(installed() - before)
+    fresh = installed() - before
+    for line in mismatches(fresh):
+        print(f"warning: {line}", file=sys.stderr)
+    prune(fresh)
     link_ffmpeg()
     for package in COMPILED:
         compileall.compile_dir(SITE / package, quiet=2)
