@@ -19,13 +19,13 @@ ENTRYPOINT []
 
 FROM base-${BASE_ENTRYPOINT}
 ARG BASE_IMAGE
-ARG PIP_INDEX_URL=""
 
 # The company's CA bundle comes as a build secret: it serves these steps and is not kept.
 # Proxies are Docker's own predefined build arguments (HTTP_PROXY and so on).
 RUN --mount=type=bind,source=image,target=/tmp/context/image \
     --mount=type=bind,source=requirements,target=/tmp/context/requirements \
     --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
+    --mount=type=secret,id=pip_index_url \
     . /tmp/context/image/trust.sh; \
     python3 -B /tmp/context/image/install.py packages /tmp/context/requirements/image.txt
 
@@ -38,6 +38,7 @@ RUN --mount=type=bind,source=image,target=/tmp/context/image \
 # What changes often comes last, and needs no network but for the build backend.
 RUN --mount=type=bind,target=/tmp/context \
     --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
+    --mount=type=secret,id=pip_index_url \
     . /tmp/context/image/trust.sh; \
     python3 -B /tmp/context/image/install.py project /tmp/context
 

@@ -13,6 +13,7 @@ from appliance.cli.run import document, guarded
 if TYPE_CHECKING:
     from appliance.config.load import Loaded
     from appliance.deployment import Deployment
+    from appliance.plan.model import Plan
 
 app = typer.Typer(
     name="appliance",
@@ -102,9 +103,9 @@ def down(config: ConfigFile = None, overrides: Override = None, as_json: Json = 
     from appliance.lifecycle.progress import Progress
     from appliance.lifecycle.status import down as take_down
 
-    deployment = _prepare(config, overrides)
-    removed = take_down(deployment, Progress())
-    name = deployment.plan.container.name
+    wanted = _load(config, overrides).config
+    removed = take_down(wanted, Progress())
+    name = wanted.name
     if as_json:
         document({"name": name, "removed": removed})
     elif not removed:
@@ -116,9 +117,17 @@ def down(config: ConfigFile = None, overrides: Override = None, as_json: Json = 
 def status(config: ConfigFile = None, overrides: Override = None, as_json: Json = False) -> None:
     """Say what state the appliance is in, and what to do. Exit status 0 when it is ready."""
     from appliance.cli import show
+    from appliance.deployment import prepare
+    from appliance.errors import ApplianceError
     from appliance.lifecycle.status import read
 
-    found = read(_prepare(config, overrides))
+    wanted = _load(config, overrides).config
+    plan: Plan | ApplianceError
+    try:
+        plan = prepare(wanted).plan
+    except ApplianceError as error:
+        plan = error
+    found = read(wanted, plan)
     show.status(found, as_json=as_json)
     raise typer.Exit(0 if found.state == "ready" else 1)
 
@@ -135,7 +144,7 @@ def logs(
     """Print the engine's log."""
     from appliance.cli import show
 
-    show.logs(_prepare(config, overrides), follow=follow, tail=tail, as_json=as_json)
+    show.logs(_load(config, overrides).config.name, follow=follow, tail=tail, as_json=as_json)
 
 
 @app.command()

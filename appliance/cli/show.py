@@ -100,17 +100,17 @@ def status(found: Status, *, as_json: bool) -> None:
     if found.container:
         print(f"  container   {found.container}, started {found.started_at}")
         print(f"  restarts    {found.restarts}; health check: {found.health or 'none'}")
-        print(f"  endpoint    {found.endpoint}/v1, model {found.model}")
+    if found.endpoint:
+        print(f"  endpoint    {found.endpoint}, model {found.model}")
     for line in found.differences:
         print(f"  would change with `up`: {line}")
     print(f"  next        {found.next}")
 
 
-def logs(deployment: Deployment, *, follow: bool, tail: int, as_json: bool) -> None:
+def logs(name: str, *, follow: bool, tail: int, as_json: bool) -> None:
     """Print the container's output; with `follow`, as `docker logs` does it."""
     from appliance.engine import docker
 
-    name = deployment.plan.container.name
     engine = docker.connect()
     if engine.container(name) is None:
         raise ApplianceError("not-running", f"There is no container {name}.")
@@ -245,5 +245,5 @@ def configuration(loaded: Loaded, *, as_json: bool) -> None:
         return
     width = max(len(row["key"]) for row in rows)
     for row in rows:
-        value = "(the plan decides)" if row["value"] is None else row["value"]
+        value = "(not set)" if row["value"] is None else row["value"]
         print(f"{row['key']:<{width}}  {value}  [{row['origin']}]")

@@ -47,6 +47,14 @@ class ImageState:
     labels: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class RegistryAnswer:
+    """What a registry says of an image: its digest, or why there is none."""
+
+    digest: str | None
+    why: str = ""
+
+
 @dataclass
 class Engine:
     """A connection to the Docker engine."""
@@ -128,22 +136,24 @@ class Engine:
         with translated():
             return str(self.client.api.info()["DockerRootDir"])
 
-    def registry_digest(self, image: str, timeout: float) -> str | None:
+    def ask_registry(self, image: str, timeout: float) -> RegistryAnswer:
         """Ask the image's registry, through the engine, for its digest.
 
-        Returns `None` when no answer comes within `timeout` seconds. The engine is asked, and
-        not the registry, because it is the engine's network and proxy that count.
+        Gives up after `timeout` seconds. The engine is asked, and not the registry, because
+        it is the engine's network and proxy that count.
         """
         import docker
-        from docker.errors import DockerException
+        from docker.errors import APIError, DockerException
         from requests import RequestException
 
         try:
             api = docker.from_env(timeout=max(1, round(timeout))).api
             found = api.inspect_distribution(image)  # type: ignore[no-untyped-call]
-            return str(found["Descriptor"]["digest"])
+            return RegistryAnswer(str(found["Descriptor"]["digest"]))
+        except APIError as error:
+            return RegistryAnswer(None, str(error.explanation))
         except (DockerException, RequestException, OSError):
-            return None
+            return RegistryAnswer(None, f"no answer within {timeout:g} s")
 
 
 def connect() -> Engine:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from appliance.config.model import Config
-    from appliance.engine.docker import Engine
+    from appliance.engine.docker import Engine, RegistryAnswer
     from appliance.plan.model import ImagePlan
 
 LABEL_CONTEXT = "appliance.context-hash"
@@ -87,15 +87,15 @@ class Builder:
         timeout = self.config.timeouts.registry
         self.on_line(f"asking the registries of {', '.join(candidates)}")
 
-        def ask(name: str) -> str | None:
-            return self.engine.registry_digest(name, timeout)
+        def ask(name: str) -> RegistryAnswer:
+            return self.engine.ask_registry(name, timeout)
 
         with ThreadPoolExecutor(len(candidates)) as pool:
-            digests = list(pool.map(ask, candidates))
-        for name, digest in zip(candidates, digests, strict=True):
-            if digest is not None:
+            answers = list(pool.map(ask, candidates))
+        for name, answer in zip(candidates, answers, strict=True):
+            if answer.digest is not None:
                 self._run(
-                    ["docker", "pull", "--quiet", name],
+                    ["docker", "pull", name],
                     "image-unavailable",
                     f"Pulling {name}",
                     timeout=self.config.timeouts.pull,
@@ -103,7 +103,8 @@ class Builder:
                 return name
         raise ApplianceError(
             "image-unavailable",
-            f"No registry gave an answer for {', '.join(candidates)} within {timeout:g} s.",
+            "No registry gives the image. "
+            + " ".join(f"{n}: {a.why}" for n, a in zip(candidates, answers, strict=True)),
         )
 
     def _base(self, plan: ImagePlan, root: Path) -> str:
@@ -124,13 +125,17 @@ class Builder:
         """Build the base image from Debian and Python packages."""
         image, dockerfile, debian = plan.local_image, plan.local_dockerfile, plan.local_debian
         assert image and dockerfile and debian  # noqa: S101, PT018 (given together)
-        if self.engine.image(debian) is None:
+        # Not under Debian's own name, which other builds on this engine may use.
+        homemade = f"{image.partition('/')[0]}/{debian}"
+        if self.engine.image(debian) is None and self.engine.image(homemade) is None:
             try:
                 self.pull([debian])
             except ApplianceError as error:
                 if error.id != "image-unavailable":
                     raise
-                self._debootstrap(debian, plan.local_debian_suite or "")
+                self._debootstrap(homemade, plan.local_debian_suite or "")
+        if self.engine.image(debian) is None:
+            debian = homemade
         arguments = {"DEBIAN_IMAGE": debian}
         if self.config.build.apt_mirror:
             arguments["APT_MIRROR"] = self.config.build.apt_mirror
@@ -166,19 +171,15 @@ class Builder:
             command += ["--secret", f"id=ca,src={bundle}"]
         for name, text in arguments.items():
             command += ["--build-arg", f"{name}={text}"]
-        options, environment = self.config.build, dict(os.environ)
-        private = {
-            "HTTP_PROXY": options.http_proxy or environment.get("HTTP_PROXY"),
-            "HTTPS_PROXY": options.https_proxy or environment.get("HTTPS_PROXY"),
-            "NO_PROXY": options.no_proxy or environment.get("NO_PROXY"),
-            "PIP_INDEX_URL": options.pip_index_url,
-        }
-        for name, value in private.items():
-            if value:
-                # By name alone: such an address may hold a password, which would otherwise
-                # stand in the process list.
-                command += ["--build-arg", name]
-                environment[name] = value
+        # By name alone, and the index as a secret: such an address may hold a password, which
+        # would stand in the process list, or in the image's history. Docker keeps its own
+        # proxy arguments out of that.
+        for name in proxies(self.config):
+            command += ["--build-arg", name]
+        environment = {}
+        if index := self.config.build.pip_index_url:
+            command += ["--secret", "id=pip_index_url,env=BUILD_PIP_INDEX_URL"]
+            environment["BUILD_PIP_INDEX_URL"] = index
         self._run([*command, str(context)], "image-build-failed", f"Building {tag}", environment)
 
     def _run(
@@ -196,7 +197,12 @@ class Builder:
             what=what,
             timeout=timeout or self.config.timeouts.build,
             on_line=self.on_line,
-            environment=environment or {**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            environment={
+                **os.environ,
+                "DEBIAN_FRONTEND": "noninteractive",
+                **proxies(self.config),
+                **(environment or {}),
+            },
         )
 
 
@@ -222,6 +228,22 @@ def context_hash(root: Path) -> str:
                 digest.update(f"{file.relative_to(root)}\0".encode())
                 digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def proxies(config: Config) -> dict[str, str]:
+    """Return the proxy variables of a build: the operator's, else this process's, set ones."""
+    options = config.build
+    wanted = {
+        "HTTP_PROXY": options.http_proxy,
+        "HTTPS_PROXY": options.https_proxy,
+        "NO_PROXY": options.no_proxy,
+    }
+    found = {}
+    for name, value in wanted.items():
+        # Either spelling is in use; programs differ in which they read.
+        if used := value or os.environ.get(name) or os.environ.get(name.lower()):
+            found[name] = found[name.lower()] = used
+    return found
 
 
 def ca_bundle(config: Config) -> str | None:

@@ -2,7 +2,7 @@
 
 What is there is left alone. What is missing comes from the distribution. Debian 12 has
 neither Compose 2 nor buildx; there Debian 13's suite is added at a priority so low that
-nothing else is taken from it.
+nothing is taken from it but Docker and what Docker needs.
 """
 
 from __future__ import annotations

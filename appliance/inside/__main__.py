@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 
+from appliance.errors import ERRORS
 from appliance.plan.names import API_KEY_FILE
 
 
@@ -23,10 +24,10 @@ def main(command: list[str]) -> int:
             key = key_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             print(f"appliance: the API key can't be read: {error}", file=sys.stderr)
-            return 67
+            return ERRORS["api-key-file"].exit_code
         if not key:
             print(f"appliance: the API key file {key_file} is empty", file=sys.stderr)
-            return 67
+            return ERRORS["api-key-file"].exit_code
         environment["VLLM_API_KEY"] = key
     try:
         os.execvpe(command[0], command, environment)  # noqa: S606

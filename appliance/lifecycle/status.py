@@ -1,4 +1,8 @@
-"""`status` and `down`: what the engine and the probes say now, and the way back to nothing."""
+"""`status` and `down`: what the engine and the probes say now, and the way back to nothing.
+
+Neither needs a plan to be possible: a host whose devices or key file are gone must still be
+described, and taken down.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +11,36 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from appliance.engine import docker, images
 from appliance.errors import ApplianceError
-from appliance.lifecycle import drift, state
+from appliance.lifecycle import drift, running, state
 from appliance.lifecycle.logs import first_error, last_line
-from appliance.lifecycle.up import LIVE_SECONDS, LOG_LINES, target
+from appliance.lifecycle.up import LIVE_SECONDS, LOG_LINES
 from appliance.plan import names
 
 if TYPE_CHECKING:
-    from appliance.deployment import Deployment
+    from appliance.config.model import Config
     from appliance.lifecycle.progress import Progress
+    from appliance.plan.model import Plan
 
-State = Literal["absent", "created", "loading", "ready", "unready", "exited", "restarting"]
+State = Literal[
+    "absent", "created", "loading", "ready", "unready", "exited", "restarting", "paused"
+]
 
 
 @dataclass(frozen=True)
 class Status:
-    """An appliance, as it is now. `next` is what an operator can do about it."""
+    """An appliance, as it is now. `next` is what an operator can do about it.
+
+    `endpoint` and `model` are the running container's; `differences` are what `up` would
+    change, with the reason instead where no plan can be made now.
+    """
 
     name: str
     state: State
     detail: str
     next: str
-    endpoint: str
-    model: str
     changing: str | None = None
+    endpoint: str | None = None
+    model: str | None = None
     container: str | None = None
     started_at: str | None = None
     restarts: int = 0
@@ -41,66 +52,85 @@ class Status:
         return asdict(self)
 
 
-def read(deployment: Deployment) -> Status:
-    """Ask the engine and the server; raises engine-unreachable."""
-    plan = deployment.plan
-    name = plan.container.name
+def read(config: Config, plan: Plan | ApplianceError) -> Status:
+    """Ask the engine and the server; raises engine-unreachable.
+
+    `plan` is today's plan, or the error that stood in its way.
+    """
     engine = docker.connect()
-    found = engine.container(name)
-    holder = state.holder(name)
+    found = engine.container(config.name)
+    holder = state.holder(config.name)
     if found is None or names.LABEL_NAME not in found.labels:
-        return Status(
-            name,
-            "absent",
-            "There is no container." if found is None else "A foreign container has this name.",
-            "Start it with `appliance up`.",
-            plan.api_url,
-            plan.model.served_name,
-            holder,
-        )
-    kind, detail, action = _judge(engine, deployment, found)
+        detail = "There is no container."
+        action = "Start it with `appliance up`."
+        if found is not None:
+            detail = "A container that is not an appliance's has this name."
+            action = "Rename or remove it, or choose another `name`."
+        return Status(config.name, "absent", detail, action, holder)
+    if isinstance(plan, ApplianceError):
+        differences = [f"no plan can be made: {plan.message}"]
+    else:
+        differences = drift.differences(found, plan, images.current(engine, plan.image))
+    kind, detail, action, url, model = _judge(engine, config, found)
     return Status(
-        name=name,
+        name=config.name,
         state=kind,
         detail=detail,
         next=action,
-        endpoint=plan.api_url,
-        model=plan.model.served_name,
         changing=holder,
+        endpoint=url and f"{url}/v1",
+        model=model,
         container=found.id[:12],
         started_at=found.started_at,
         restarts=found.restarts,
         health=found.health,
-        differences=tuple(drift.differences(found, plan, images.current(engine, plan.image))),
+        differences=tuple(differences),
     )
 
 
 def _judge(
-    engine: docker.Engine, deployment: Deployment, found: docker.ContainerState
-) -> tuple[State, str, str]:
+    engine: docker.Engine, config: Config, found: docker.ContainerState
+) -> tuple[State, str, str, str | None, str | None]:
+    """Return state, detail, what to do, and the URL and model where they are known."""
+    if not found.running:
+        return (*_judge_stopped(engine, config.name, found), None, None)
     import healthchecks
 
-    plan, config = deployment.plan, deployment.config
-    name = plan.container.name
-    if found.status == "created":
-        return "created", "The container was made but not started.", "Run `appliance up`."
-    if not found.running:
-        line = first_error(engine.logs(name, tail=LOG_LINES))
-        kind: State = "restarting" if found.status == "restarting" else "exited"
-        detail = f"Exit code {found.exit_code}. {found.error or line}"
-        return kind, detail, "See `appliance logs`; `appliance up` starts it again."
-    if not healthchecks.live(target(plan, LIVE_SECONDS)).ok:
-        line = last_line(engine.logs(name, tail=3))
-        return "loading", f"The API does not answer yet. Last line: {line}", "Wait: `appliance up`."
-    result = healthchecks.ready(target(plan, config.timeouts.probe))
+    try:
+        target = running.target(found, config.timeouts.probe)
+    except ApplianceError as error:
+        return "unready", error.message, error.remedy, None, None
+    live = healthchecks.Target(target.url, target.model, target.api_key, LIVE_SECONDS)
+    if not healthchecks.live(live).ok:
+        line = last_line(engine.logs(config.name, tail=3))
+        detail = f"The API does not answer yet. Last line: {line}"
+        return "loading", detail, "Wait with `appliance up`.", target.url, target.model
+    result = healthchecks.ready(target)
     if result.ok:
-        return "ready", result.detail, "Use it; `appliance smoke` verifies every modality."
-    return "unready", result.detail, "See `appliance logs`; `appliance up --recreate` renews it."
+        action = "Use it; `appliance smoke` verifies every modality."
+        return "ready", result.detail, action, target.url, target.model
+    action = "See `appliance logs`; `appliance up --recreate` renews it."
+    return "unready", result.detail, action, target.url, target.model
 
 
-def down(deployment: Deployment, progress: Progress) -> bool:
+def _judge_stopped(
+    engine: docker.Engine, name: str, found: docker.ContainerState
+) -> tuple[State, str, str]:
+    if found.status == "created":
+        detail = f"The container was made but not started. {found.error}".strip()
+        return "created", detail, "Run `appliance up`."
+    if found.status == "paused":
+        return "paused", "The container is paused.", f"docker unpause {name}, or `appliance up`."
+    line = first_error(engine.logs(name, tail=LOG_LINES))
+    kind: State = "restarting" if found.status == "restarting" else "exited"
+    why = "Killed for want of memory. " if found.oom_killed else ""
+    detail = f"{why}Exit code {found.exit_code}. {found.error or line}"
+    return kind, detail, "See `appliance logs`; `appliance up` starts it again."
+
+
+def down(config: Config, progress: Progress) -> bool:
     """Stop and remove the container; its caches stay. Returns whether there was one."""
-    name = deployment.plan.container.name
+    name = config.name
     with state.changing(name, "down"):
         engine = docker.connect()
         found = engine.container(name)
@@ -114,7 +144,7 @@ def down(deployment: Deployment, progress: Progress) -> bool:
             )
         progress.begin("down", f"stopping {name}")
         if found.running:
-            engine.stop(name, deployment.config.timeouts.stop)
+            engine.stop(name, config.timeouts.stop)
         engine.remove(name)
         progress.end(f"{name} is gone; its caches and the weights stay")
         return True

@@ -24,10 +24,10 @@ from appliance.plan.model import (
 from appliance.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from ipaddress import IPv4Address, IPv6Address
 
-    from appliance.config.model import Config
+    from appliance.config.model import Config, Server
     from appliance.inventory.model import Inventory
 
 # Where bundled models are, seen from a rendered file, when there is no checkout to point to.
@@ -127,7 +127,9 @@ def _model(config: Config, platform: catalog.Platform, models_dir: str | None) -
     wanted = config.model
     if wanted.path is not None:
         folder = wanted.path.rstrip("/").rpartition("/")[2]
-        model_id = wanted.id or folder
+        # A copy of a known model is that model, wherever it lies.
+        known_ids = (name for name in catalog.models() if name.rpartition("/")[2] == folder)
+        model_id = wanted.id or next(known_ids, folder)
         served = wanted.served_name or model_id
         target = f"{names.MODELS_DIR}/{folder}"
         return ModelPlan(model_id, served, "path", wanted.path, target, wanted.revision)
@@ -183,27 +185,33 @@ def _serve_args(config: Config, choice: _Choice, *, expert_parallel: bool) -> tu
         args += ["--max-num-seqs", str(server.max_num_seqs)]
     if server.memory_utilization is not None:
         args += ["--gpu-memory-utilization", str(server.memory_utilization)]
-    limits: Mapping[str, int] = known.limit_mm_per_prompt if known else {}
-    if server.limit_mm_per_prompt is not None:
-        limits = {str(name): count for name, count in server.limit_mm_per_prompt.items()}
+    limits = _media_limits(server, known)
     if limits:
-        compact = json.dumps(dict(limits), sort_keys=True, separators=(",", ":"))
+        compact = json.dumps(limits, sort_keys=True, separators=(",", ":"))
         args += ["--limit-mm-per-prompt", compact]
     parser = server.reasoning_parser or (known and known.reasoning_parser)
     if parser and parser != "none":
         args += ["--reasoning-parser", parser]
     domains = server.allowed_media_domains or [choice.release.no_media_domain]
     args += ["--allowed-media-domains", *domains]
+    if server.api_key_file is not None:
+        args += ["--middleware", names.KEY_MIDDLEWARE]
     for group in choice.platform.args:
         args += group
     return (*args, *server.extra_args)
+
+
+def _media_limits(server: Server, known: catalog.Model | None) -> dict[str, int]:
+    if server.limit_mm_per_prompt is not None:
+        return {str(name): count for name, count in server.limit_mm_per_prompt.items()}
+    return dict(known.limit_mm_per_prompt) if known else {}
 
 
 def _environment(config: Config, choice: _Choice) -> tuple[tuple[str, str], ...]:
     host = "127.0.0.1"
     port = names.API_PORT
     if config.server.network == "host":
-        host, port = _reachable(config.server.bind), config.server.port
+        host, port = reachable(config.server.bind), config.server.port
     values = {
         # The root file system is read-only: caches go to the volume, the rest to /tmp.
         "HOME": "/tmp",  # noqa: S108
@@ -362,13 +370,14 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
-def _reachable(bind: str) -> str:
+def reachable(bind: str) -> str:
+    """Return the host part of a URL at which this host reaches what is bound to an address."""
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)  # noqa: S104
     return f"[{address}]" if ":" in address else address
 
 
 def _api_url(config: Config) -> str:
-    return f"http://{_reachable(config.server.bind)}:{config.server.port}"
+    return f"http://{reachable(config.server.bind)}:{config.server.port}"
 
 
 def _bytes(size: str) -> int:

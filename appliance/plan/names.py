@@ -11,5 +11,7 @@ API_PORT = 8000
 MODELS_DIR = "/models"
 CACHE_DIR = "/var/cache/appliance"
 API_KEY_FILE = "/run/secrets/appliance-api-key"
+# Asks for the key on every path, which vLLM alone does not.
+KEY_MIDDLEWARE = "appliance.inside.auth.RequireKey"
 # Reads the API key's file and becomes the engine.
 START_COMMAND = ("python3", "-m", "appliance.inside")

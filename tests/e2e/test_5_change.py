@@ -68,6 +68,30 @@ def test_without_the_key_nothing_is_served(keyed: Served) -> None:
         assert [model.id for model in client.models.list()] == ["tiny-omni"]
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/invocations", "/tokenize", "/metrics", "/openapi.json", "/docs", "/v1/completions", "/load"],
+)
+def test_no_path_is_open_without_the_key(keyed: Served, path: str) -> None:
+    """vLLM itself asks for the key under /v1, /v2 and /inference only."""
+    body = {"model": "tiny-omni", "prompt": "x", "messages": [{"role": "user", "content": "x"}]}
+    request = urllib.request.Request(
+        f"{keyed.url}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+        urllib.request.urlopen(request, timeout=30)
+    refused.value.close()
+
+
+def test_liveness_is_open_and_the_key_opens_the_rest(keyed: Served) -> None:
+    with urllib.request.urlopen(f"{keyed.url}/health", timeout=30) as answer:
+        assert answer.status == 200
+    headers = {"Authorization": f"Bearer {KEY}"}
+    request = urllib.request.Request(f"{keyed.url}/metrics", headers=headers)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert b"vllm:" in answer.read()
+
+
 def test_the_key_stands_nowhere_that_others_can_read(keyed: Served) -> None:
     assert KEY not in json.dumps(inspect("e2e"))
     assert KEY not in docker("top", "e2e", "-eo", "pid,args")
