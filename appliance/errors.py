@@ -81,6 +81,11 @@ ERRORS: dict[str, ErrorKind] = {
         "The model folder lacks files that its index names, or a shard is cut short.",
         "Run `appliance weights fetch` again: it resumes; or copy the files named.",
     ),
+    "weights-unreadable": ErrorKind(
+        90,
+        "The container could not read the model folder: its root has no capabilities.",
+        "Let everybody read the weights: chmod -R o+rX FOLDER.",
+    ),
     "weights-fetch-failed": ErrorKind(
         76,
         "The weights could not be fetched from ModelScope.",

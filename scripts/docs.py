@@ -159,6 +159,12 @@ CHINESE = {
         "看上面构建器的输出；在公司代理后面请设置 `build.ca_bundle`。"
     ),
     "The model folder is absent or is not a model.": "模型目录不存在，或不是一个模型。",
+    "The container could not read the model folder: its root has no capabilities.": (
+        "容器读不了模型目录：容器里的 root 没有 capability。"
+    ),
+    "Let everybody read the weights: chmod -R o+rX FOLDER.": (
+        "让所有人可读权重：chmod -R o+rX FOLDER。"
+    ),
     "Correct `model.path`, or name a hub id in `model.id`.": (
         "改正 `model.path`，或在 `model.id` 里写 ModelScope 上的 id。"
     ),

@@ -18,7 +18,14 @@ fi
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
     fail "$("$python" --version) is too old." "Install Python 3.10 or newer; name it in PYTHON=."
 
-if [ ! -x "$venv/bin/python" ]; then
+# One at a time: two `make up` at once would build the same environment.
+if command -v flock >/dev/null 2>&1; then
+    exec 9>".venv.lock"
+    flock 9
+fi
+# Whether pip is in it tells whether it was ever finished.
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    rm -rf "$venv"
     echo "Making the virtual environment $venv" >&2
     if ! "$python" -m venv "$venv" >/dev/null 2>&1; then
         rm -rf "$venv"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from appliance.cli.run import document, guarded
+from appliance.cli.run import document, guarded, stop_on_signals
 
 if TYPE_CHECKING:
     from appliance.config.load import Loaded
@@ -85,6 +85,7 @@ def up(
     from appliance.lifecycle.progress import Progress
     from appliance.lifecycle.up import Options, Up
 
+    stop_on_signals()
     deployment = _prepare(config, overrides)
     show.host(deployment)
     progress = Progress()
@@ -103,8 +104,13 @@ def down(config: ConfigFile = None, overrides: Override = None, as_json: Json = 
     from appliance.lifecycle.progress import Progress
     from appliance.lifecycle.status import down as take_down
 
+    stop_on_signals()
     wanted = _load(config, overrides).config
-    removed = take_down(wanted, Progress())
+    progress = Progress()
+    try:
+        removed = take_down(wanted, progress)
+    finally:
+        progress.stop()
     name = wanted.name
     if as_json:
         document({"name": name, "removed": removed})
@@ -224,6 +230,7 @@ def build(config: ConfigFile = None, overrides: Override = None, as_json: Json =
     from appliance.engine import docker, images, install
     from appliance.lifecycle.progress import Progress
 
+    stop_on_signals()
     deployment = _prepare(config, overrides)
     progress = Progress()
     install.ensure(install=False, on_line=progress.detail)
@@ -249,6 +256,7 @@ def weights_fetch(
     from appliance.lifecycle.progress import Progress
     from appliance.lifecycle.up import bring_weights
 
+    stop_on_signals()
     model = _prepare(config, overrides).plan.model
     progress = Progress()
     progress.begin("weights", model.id)

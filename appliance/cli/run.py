@@ -19,6 +19,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def stop_on_signals() -> None:
+    """Let SIGTERM and a lost terminal end a command the way Ctrl-C does: tidily."""
+    import signal
+
+    def interrupt(number: int, _: object) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` means it.
+            signal.signal(number, interrupt)
+
+
 def guarded(function: Callable[P, R]) -> Callable[P, R]:
     """Make a command that reports every error as what, why and what next; never a traceback."""
 

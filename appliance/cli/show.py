@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import os
 import shlex
 import sys
@@ -65,9 +66,10 @@ def _curl(made: Plan) -> str:
         # Bash's own printf: the key stands in no process list.
         file = shlex.quote(made.api_key_file)
         key = f"  -H @<(printf 'Authorization: Bearer %s' \"$(cat {file})\") \\\n"
-    body = (
-        f'{{"model": "{made.model.served_name}", "max_tokens": 64, '
-        '"messages": [{"role": "user", "content": "Hello"}]}'
+    message = {"role": "user", "content": "Hello"}
+    body = json.dumps(
+        {"model": made.model.served_name, "max_tokens": 64, "messages": [message]},
+        ensure_ascii=False,
     )
     return (
         f"curl -s {made.api_url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
@@ -82,7 +84,7 @@ def _snippet(made: Plan) -> str:
             "from openai import OpenAI",
             f'client = OpenAI(base_url="{made.api_url}/v1", api_key={key})',
             "answer = client.chat.completions.create(",
-            f'    model="{made.model.served_name}", max_tokens=64,',
+            f"    model={json.dumps(made.model.served_name)}, max_tokens=64,",
             '    messages=[{"role": "user", "content": "Hello"}])',
             "print(answer.choices[0].message)",
         ]
@@ -100,6 +102,7 @@ def status(found: Status, *, as_json: bool) -> None:
     if found.container:
         print(f"  container   {found.container}, started {found.started_at}")
         print(f"  restarts    {found.restarts}; health check: {found.health or 'none'}")
+        print(f"  verified    {'yes, by its smoke test' if found.verified else 'no'}")
     if found.endpoint:
         print(f"  endpoint    {found.endpoint}, model {found.model}")
     for line in found.differences:
@@ -112,19 +115,20 @@ def logs(name: str, *, follow: bool, tail: int, as_json: bool) -> None:
     from appliance.engine import docker
 
     engine = docker.connect()
-    if engine.container(name) is None:
+    found = engine.container(name)
+    if found is None:
         raise ApplianceError("not-running", f"There is no container {name}.")
     if as_json:
         if follow:
             raise ApplianceError("usage", "--json prints one document; --follow never ends.")
-        document({"name": name, "lines": engine.logs(name, tail=tail).splitlines()})
+        document({"name": name, "lines": engine.logs(found, tail=tail).splitlines()})
     elif follow:
         try:
-            os.execvp("docker", ["docker", "logs", "--follow", "--tail", str(tail), name])  # noqa: S606
+            os.execvp("docker", ["docker", "logs", "--follow", "--tail", str(tail), found.id])  # noqa: S606
         except OSError as error:
             raise ApplianceError("engine-missing", f"docker can't be run: {error}") from error
     else:
-        sys.stdout.write(engine.logs(name, tail=tail))
+        sys.stdout.write(engine.logs(found, tail=tail))
 
 
 def inventory(found: Inventory, *, as_json: bool) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from appliance.errors import ApplianceError
+from appliance.plan import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 # The engine answers these requests from memory: longer means that it hangs.
-REQUEST_SECONDS = 30
+REQUEST_SECONDS = 15
+# A healthy engine answers this in milliseconds.
+PING_SECONDS = 4
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,19 @@ class ContainerState:
     def running(self) -> bool:
         """Whether its process runs."""
         return self.status == "running"
+
+    @property
+    def ours(self) -> bool:
+        """Whether an appliance's plan made it."""
+        return names.LABEL_NAME in self.labels
+
+    def spec(self) -> dict[str, Any]:
+        """Return the plan's specification that it carries; empty where it carries none."""
+        try:
+            spec: dict[str, Any] = json.loads(self.labels.get(names.LABEL_SPEC, "{}"))
+        except ValueError:
+            return {}
+        return spec
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,8 @@ class Engine:
                 found: Mapping[str, Any] = self.client.api.inspect_container(name)
             except NotFound:
                 return None
+        if found["Name"] != f"/{name}":
+            return None  # The engine takes the start of an id for a name, too.
         state = found["State"]
         return ContainerState(
             id=found["Id"],
@@ -96,37 +115,32 @@ class Engine:
         labels = (found.get("Config") or {}).get("Labels") or {}
         return ImageState(found["Id"], found["Size"], labels)
 
-    def stop(self, name: str, timeout: int) -> None:
+    def stop(self, found: ContainerState, timeout: int) -> None:
         """Stop a container: its stop signal, then after `timeout` seconds the kill signal."""
         with translated():
-            # The restart policy must not bring it back between the signal and the end.
-            container = self.client.containers.get(name)
             self.client.api.timeout = timeout + REQUEST_SECONDS
             try:
-                container.stop(timeout=timeout)
+                self.client.api.stop(found.id, timeout=timeout)
             finally:
                 self.client.api.timeout = REQUEST_SECONDS
 
-    def remove(self, name: str) -> None:
+    def remove(self, found: ContainerState) -> None:
         """Remove a container; its named volumes stay."""
         from docker.errors import NotFound
 
         with translated():
             try:
-                self.client.api.remove_container(name, force=True)
+                self.client.api.remove_container(found.id, force=True)
             except NotFound:
                 return
 
-    def logs(self, name: str, tail: int | None = None, since: int | None = None) -> str:
-        """Return the container's output; `tail` is a number of lines, `since` a UNIX time."""
+    def logs(self, found: ContainerState, tail: int) -> str:
+        """Return the last `tail` lines of a container's output."""
         from docker.errors import NotFound
 
-        options: dict[str, Any] = {"tail": "all" if tail is None else tail}
-        if since is not None:
-            options["since"] = since
         with translated():
             try:
-                raw: bytes = self.client.api.logs(name, stdout=True, stderr=True, **options)
+                raw: bytes = self.client.api.logs(found.id, stdout=True, stderr=True, tail=tail)
             except NotFound:
                 return ""
         return raw.decode("utf-8", errors="replace")
@@ -162,8 +176,9 @@ def connect() -> Engine:
     from docker.errors import DockerException
 
     try:
-        client = docker.from_env(timeout=REQUEST_SECONDS)
+        client = docker.from_env(timeout=PING_SECONDS)
         client.ping()
+        client.api.timeout = REQUEST_SECONDS
     except (DockerException, OSError) as error:
         raise ApplianceError(
             "engine-unreachable", f"The Docker engine does not answer: {_cause(error)}"

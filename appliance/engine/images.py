@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from appliance.plan.model import ImagePlan
 
 LABEL_CONTEXT = "appliance.context-hash"
+LABEL_BASE = "org.opencontainers.image.base.name"
 # What the image is made of: a change in any of these makes another image.
 CONTEXT = (
     ".dockerignore", "Dockerfile", "LICENSE", "appliance", "healthchecks", "image",
@@ -37,6 +38,7 @@ CA_BUNDLES = (
 )
 # Unpacked size of a vLLM base plus the layer, and what building needs beside it.
 BUILD_BYTES = 12 * 1024**3
+LAYER_BYTES = 1024**3
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,20 @@ class Builder:
             raise ApplianceError(
                 "config-invalid", "`image.name` names an image to be run as it is.", "Unset it."
             )
-        refuse_full_disk(self.engine)
+        refuse_full_disk(self.engine, self._needed(plan))
+        base = self._base(plan, root)
         arguments = {
-            "BASE_IMAGE": self._base(plan, root),
+            "BASE_IMAGE": base,
             "BASE_ENTRYPOINT": plan.base_entrypoint,
-            "CONTEXT_HASH": context_hash(root),
+            "CONTEXT_HASH": context_hash(root, plan),
         }
         self._buildx(root / "Dockerfile", root, plan.name, arguments)
+
+    def _needed(self, plan: ImagePlan) -> int:
+        """Return the bytes that building takes: little where a base is on this host."""
+        names = (plan.base, *plan.mirrors, plan.local_image)
+        there = any(name and self.engine.image(name) for name in names)
+        return LAYER_BYTES if there else BUILD_BYTES
 
     def pull(self, candidates: list[str]) -> str:
         """Pull the first of several names of one image whose registry answers; return it.
@@ -110,9 +119,14 @@ class Builder:
     def _base(self, plan: ImagePlan, root: Path) -> str:
         """Return the name of a base image that is on this host."""
         names = [name for name in (plan.base, *plan.mirrors) if name]
-        for name in (*names, plan.local_image):
-            if name and self.engine.image(name) is not None:
+        for name in names:
+            if self.engine.image(name) is not None:
                 return name
+        if plan.local_image and plan.local_dockerfile:
+            local = self.engine.image(plan.local_image)
+            wanted = file_hash(root / plan.local_dockerfile)
+            if local is not None and local.labels.get(LABEL_CONTEXT) == wanted:
+                return plan.local_image
         try:
             return self.pull(names)
         except ApplianceError as error:
@@ -136,7 +150,7 @@ class Builder:
                 self._debootstrap(homemade, plan.local_debian_suite or "")
         if self.engine.image(debian) is None:
             debian = homemade
-        arguments = {"DEBIAN_IMAGE": debian}
+        arguments = {"DEBIAN_IMAGE": debian, "CONTEXT_HASH": file_hash(root / dockerfile)}
         if self.config.build.apt_mirror:
             arguments["APT_MIRROR"] = self.config.build.apt_mirror
         with tempfile.TemporaryDirectory() as empty:
@@ -212,14 +226,18 @@ def current(engine: Engine, plan: ImagePlan) -> str | None:
     if found is None:
         return None
     root = paths.checkout()
-    if plan.base and root and found.labels.get(LABEL_CONTEXT) != context_hash(root):
+    if plan.base is None or root is None:
+        return found.id
+    bases = (plan.base, *plan.mirrors, plan.local_image)
+    made_of = found.labels.get(LABEL_CONTEXT), found.labels.get(LABEL_BASE)
+    if made_of[0] != context_hash(root, plan) or made_of[1] not in bases:
         return None
     return found.id
 
 
-def context_hash(root: Path) -> str:
-    """Return a hash over the names and contents of all files that the image is made of."""
-    digest = hashlib.sha256()
+def context_hash(root: Path, plan: ImagePlan) -> str:
+    """Return a hash over all that an image is made of but its base."""
+    digest = hashlib.sha256(f"{plan.base_entrypoint}\0".encode())
     for name in CONTEXT:
         top = root / name
         files = sorted(top.rglob("*")) if top.is_dir() else [top]
@@ -246,6 +264,11 @@ def proxies(config: Config) -> dict[str, str]:
     return found
 
 
+def file_hash(path: Path) -> str:
+    """Return the hash of one file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def ca_bundle(config: Config) -> str | None:
     """Return the CA bundle that builds trust: the operator's, else the host's."""
     if config.build.ca_bundle is not None:
@@ -257,16 +280,16 @@ def ca_bundle(config: Config) -> str | None:
     return next((name for name in CA_BUNDLES if Path(name).is_file()), None)
 
 
-def refuse_full_disk(engine: Engine) -> None:
-    """Raise disk-full when the engine's disk can't hold what a build makes."""
+def refuse_full_disk(engine: Engine, needed: int) -> None:
+    """Raise disk-full when the engine's disk has less than `needed` bytes left."""
     root = engine.data_root()
     try:
         free = shutil.disk_usage(root).free
     except OSError:
         return  # The engine is on another machine: its disk is not ours to see.
-    if free < BUILD_BYTES:
+    if free < needed:
         raise ApplianceError(
             "disk-full",
-            f"Building the image needs {BUILD_BYTES / 1024**3:.0f} GiB in {root}; "
+            f"Building the image needs {needed / 1024**3:.0f} GiB in {root}; "
             f"{free / 1024**3:.1f} GiB are free.",
         )

@@ -56,12 +56,12 @@ def ensure(*, install: bool, on_line: Callable[[str], None]) -> None:
     """
     missing = missing_parts()
     remote = "DOCKER_HOST" in os.environ
-    lacks_daemon = not remote and not answers() and _daemon() is None
-    if missing or lacks_daemon:
-        wanted = missing or ["the Docker engine"]
-        if not install or not _can_install():
-            raise _cannot_install(wanted)
-        _install(on_line)
+    if not remote and "docker" not in missing and _daemon() is None and not answers():
+        missing.insert(0, "docker")  # A client alone.
+    if missing:
+        if not install or not _can_install() or _foreign_engine():
+            raise _cannot_install(missing)
+        _install(missing, on_line)
         if missing := missing_parts():
             raise _cannot_install(missing)
     if answers():
@@ -76,10 +76,18 @@ def _can_install() -> bool:
     return os.geteuid() == 0 and shutil.which("apt-get") is not None
 
 
+def _foreign_engine() -> bool:
+    """Tell whether Docker here is not the distribution's, whose plugins would push it out."""
+    return any(_succeeds(["dpkg", "--status", name]) for name in ("docker-ce", "podman-docker"))
+
+
 def _cannot_install(missing: list[str]) -> ApplianceError:
     names = ", ".join(missing)
-    if shutil.which("apt-get"):
-        packages = " ".join(_packages(_release()))
+    if shutil.which("apt-get") and _foreign_engine():
+        wanted = " ".join(f"docker-{part.split()[-1]}-plugin" for part in missing)
+        remedy = f"From where this Docker came from: apt-get install {wanted}"
+    elif shutil.which("apt-get"):
+        packages = " ".join(_packages(missing, _release()))
         remedy = f"As root: apt-get install {packages}   (or run `make up` as root)"
     elif shutil.which("dnf") or shutil.which("yum"):
         remedy = (
@@ -100,22 +108,30 @@ def _release() -> dict[str, str]:
     return dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', text, re.MULTILINE))
 
 
-def _packages(release: dict[str, str]) -> list[str]:
+def _packages(missing: list[str], release: dict[str, str]) -> list[str]:
+    """Return the distribution's packages for the missing parts, and for nothing else."""
     compose = "docker-compose-v2" if release.get("ID") == "ubuntu" else "docker-compose"
-    return ["docker.io", compose, "docker-buildx"]
+    table = {
+        "docker": "docker.io",
+        "docker compose": compose,
+        "docker buildx": "docker-buildx",
+    }
+    return [table[part] for part in missing]
 
 
-def _install(on_line: Callable[[str], None]) -> None:
+def _install(missing: list[str], on_line: Callable[[str], None]) -> None:
     release = _release()
-    options: list[str] = []
+    # Nothing that is there may go or be asked about: this host runs other things.
+    options = ["--yes", "--no-install-recommends", "--no-remove", "--no-upgrade"]
     if newer := NEWER_SUITE.get(release.get("VERSION_CODENAME", "")):
         _add_suite(newer)
-        options = ["--target-release", newer]
+        options += ["--target-release", newer]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     apt = ["apt-get", "--quiet", "--quiet", "--option=Dpkg::Use-Pty=0"]
+    apt += ["--option=Dpkg::Options::=--force-confold"]
     for command in (
         [*apt, "update"],
-        [*apt, "install", "--yes", "--no-install-recommends", *options, *_packages(release)],
+        [*apt, "install", *options, *_packages(missing, release)],
     ):
         run(
             command,
@@ -136,12 +152,14 @@ def _add_suite(suite: str) -> None:
         )
     keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
     sources = f"Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\n"
-    (SOURCES / f"appliance-{suite}.sources").write_text(
-        f"{sources}Signed-By: {keyring}\n", encoding="utf-8"
-    )
-    (PREFERENCES / f"appliance-{suite}").write_text(
-        f"Package: *\nPin: release n={suite}\nPin-Priority: 100\n", encoding="utf-8"
-    )
+    pin = f"Package: *\nPin: release n={suite}\nPin-Priority: 100\n"
+    try:
+        (SOURCES / f"appliance-{suite}.sources").write_text(
+            f"{sources}Signed-By: {keyring}\n", encoding="utf-8"
+        )
+        (PREFERENCES / f"appliance-{suite}").write_text(pin, encoding="utf-8")
+    except OSError as error:
+        raise ApplianceError("file-not-written", f"apt's sources: {error}") from error
 
 
 def debian_mirror() -> str | None:

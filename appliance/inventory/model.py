@@ -61,21 +61,22 @@ class System:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """Who owns a file that the configuration names, and who may read it."""
+    """Who owns a file, a folder or a device node of the host, and who may read it."""
 
     uid: int
     gid: int
     mode: int
     size: int
     regular: bool = True
+    modified_ns: int = 0
 
 
 @dataclass(frozen=True)
 class Inventory:
     """A host: its product, its NPUs, what exists on it, and what is wrong with it.
 
-    `files` holds the files that the configuration names and that were looked for: `None` is
-    an absent one. A snapshot has none of them.
+    `files` holds who owns the device nodes, the driver's paths and the files that the
+    configuration names: `None` is an absent one. A snapshot has none of them.
     """
 
     product: ProductName

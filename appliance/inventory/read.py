@@ -35,7 +35,8 @@ def live(candidates: Iterable[str], files: Iterable[str] = ()) -> Inventory:
     paths = frozenset(path for path in candidates if Path(path).exists())
     version = _text(DRIVER_VERSION_FILE)
     found = assemble(nodes, paths, version, _system())
-    return dataclasses.replace(found, files={name: _facts(Path(name)) for name in files})
+    looked_at = {*nodes, *paths, *files}
+    return dataclasses.replace(found, files={name: _facts(Path(name)) for name in looked_at})
 
 
 def _facts(path: Path) -> FileFacts | None:
@@ -43,8 +44,14 @@ def _facts(path: Path) -> FileFacts | None:
         stat = path.stat()
     except OSError:
         return None
-    regular = S_ISREG(stat.st_mode)
-    return FileFacts(stat.st_uid, stat.st_gid, stat.st_mode & 0o777, stat.st_size, regular)
+    return FileFacts(
+        stat.st_uid,
+        stat.st_gid,
+        stat.st_mode & 0o777,
+        stat.st_size,
+        S_ISREG(stat.st_mode),
+        stat.st_mtime_ns,
+    )
 
 
 def snapshot(folder: Path) -> Inventory:

@@ -15,6 +15,7 @@ _HARMLESS = frozenset({"DEBUG", "INFO", "WARNING"})
 # An exception's own line, or what a command-line parser says of its arguments.
 _STATED = re.compile(r"^(?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception)\b|^[\w. ]+: error: ")
 _ERROR = re.compile(r"\berror\b|\bfatal\b|can't be|cannot|no such file", re.IGNORECASE)
+_COUNT = re.compile(r"\d+ validation errors? for \w+$")
 # These only say that something was wrong somewhere else.
 _WRAPPER = re.compile(
     r"See root cause above|Engine core initialization failed|EngineDeadError|"
@@ -34,9 +35,11 @@ def first_error(log: str) -> str:
         if text and level not in _HARMLESS and not _WRAPPER.search(text):
             telling.append(text)
     for pattern in (_STATED, _ERROR):
-        for line in telling:
+        for number, line in enumerate(telling):
             if pattern.search(line):
-                return line
+                # Pydantic's first line only counts; what is wrong stands on those after it.
+                more = telling[number + 1 : number + 3] if _COUNT.search(line) else []
+                return " ".join([line, *more])
     return last_line(log) or "the log is empty"
 
 

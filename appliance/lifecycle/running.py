@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from appliance.errors import ApplianceError
 from appliance.plan import names
-from appliance.plan.make import reachable
+from appliance.plan.access import reachable
 from appliance.secretfile import read_key
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def target(found: ContainerState, timeout: float) -> Target:
     import healthchecks
 
     try:
-        spec: dict[str, Any] = json.loads(found.labels[names.LABEL_SPEC])
+        spec = found.spec()
         command: list[str] = spec["command"]
         model = command[command.index("--served-model-name") + 1]
         ports = spec["ports"]

@@ -15,7 +15,7 @@ from appliance.errors import ApplianceError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
+SHARED_LOCKS = Path("/run/lock")
 LOCK_TRIES = 20
 LOCK_TRY_SECONDS = 0.02
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -46,16 +46,52 @@ def _not_written(path: Path, error: OSError) -> ApplianceError:
     return ApplianceError(kind, f"{path} can't be written: {error}")
 
 
+def verified(name: str) -> str | None:
+    """Return the id of the container that last passed the smoke test, or `None`."""
+    try:
+        return (folder(name) / "verified").read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+
+
+def mark_verified(name: str, container_id: str) -> None:
+    """Remember that this container has passed the smoke test."""
+    write(folder(name) / "verified", container_id)
+
+
+def _lock_file(name: str) -> Path:
+    """Return where the lock is: in a place that all users share, where there is one.
+
+    Two users of one engine, root and an operator in the docker group, must not work against
+    each other.
+    """
+    if os.access(SHARED_LOCKS, os.W_OK | os.X_OK):
+        return SHARED_LOCKS / f"qwen3-omni-appliance-{name}.lock"
+    return folder(name) / "lock"
+
+
+def _open_lock(path: Path) -> IO[str]:
+    try:
+        # Never created where it is there: the kernel refuses that, even to root, for another
+        # user's file in a folder that everybody may write to.
+        number = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT, 0o666)
+        with suppress(OSError):
+            os.fchmod(number, 0o666)  # Whatever the umask: it holds no secret.
+    return os.fdopen(number, "r+", encoding="utf-8")
+
+
 @contextmanager
 def changing(name: str, action: str) -> Iterator[None]:
     """Hold the right to change this appliance; raises busy where another command has it.
 
     The kernel lets go of the lock when the process ends, however it ends.
     """
-    path = folder(name) / "lock"
+    path = _lock_file(name)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("a+", encoding="utf-8")
+        opened = _open_lock(path)
     except OSError as error:
         raise _not_written(path, error) from error
     with opened as file:
@@ -84,7 +120,7 @@ def _locked(file: IO[str]) -> bool:
 
 def holder(name: str) -> str | None:
     """Return who is changing this appliance now, or `None`."""
-    path = folder(name) / "lock"
+    path = _lock_file(name)
     try:
         with path.open("r", encoding="utf-8") as file:
             try:

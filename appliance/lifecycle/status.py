@@ -14,7 +14,6 @@ from appliance.errors import ApplianceError
 from appliance.lifecycle import drift, running, state
 from appliance.lifecycle.logs import first_error, last_line
 from appliance.lifecycle.up import LIVE_SECONDS, LOG_LINES
-from appliance.plan import names
 
 if TYPE_CHECKING:
     from appliance.config.model import Config
@@ -45,6 +44,7 @@ class Status:
     started_at: str | None = None
     restarts: int = 0
     health: str | None = None
+    verified: bool = False
     differences: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def read(config: Config, plan: Plan | ApplianceError) -> Status:
     engine = docker.connect()
     found = engine.container(config.name)
     holder = state.holder(config.name)
-    if found is None or names.LABEL_NAME not in found.labels:
+    if found is None or not found.ours:
         detail = "There is no container."
         action = "Start it with `appliance up`."
         if found is not None:
@@ -84,6 +84,7 @@ def read(config: Config, plan: Plan | ApplianceError) -> Status:
         started_at=found.started_at,
         restarts=found.restarts,
         health=found.health,
+        verified=state.verified(config.name) == found.id,
         differences=tuple(differences),
     )
 
@@ -102,7 +103,7 @@ def _judge(
         return "unready", error.message, error.remedy, None, None
     live = healthchecks.Target(target.url, target.model, target.api_key, LIVE_SECONDS)
     if not healthchecks.live(live).ok:
-        line = last_line(engine.logs(config.name, tail=3))
+        line = last_line(engine.logs(found, tail=3))
         detail = f"The API does not answer yet. Last line: {line}"
         return "loading", detail, "Wait with `appliance up`.", target.url, target.model
     result = healthchecks.ready(target)
@@ -121,7 +122,7 @@ def _judge_stopped(
         return "created", detail, "Run `appliance up`."
     if found.status == "paused":
         return "paused", "The container is paused.", f"docker unpause {name}, or `appliance up`."
-    line = first_error(engine.logs(name, tail=LOG_LINES))
+    line = first_error(engine.logs(found, tail=LOG_LINES))
     kind: State = "restarting" if found.status == "restarting" else "exited"
     why = "Killed for want of memory. " if found.oom_killed else ""
     detail = f"{why}Exit code {found.exit_code}. {found.error or line}"
@@ -136,7 +137,7 @@ def down(config: Config, progress: Progress) -> bool:
         found = engine.container(name)
         if found is None:
             return False
-        if names.LABEL_NAME not in found.labels:
+        if not found.ours:
             raise ApplianceError(
                 "engine-failed",
                 f"The container {name} is not an appliance's, so it is left alone.",
@@ -144,7 +145,7 @@ def down(config: Config, progress: Progress) -> bool:
             )
         progress.begin("down", f"stopping {name}")
         if found.running:
-            engine.stop(name, config.timeouts.stop)
-        engine.remove(name)
+            engine.stop(found, config.timeouts.stop)
+        engine.remove(found)
         progress.end(f"{name} is gone; its caches and the weights stay")
         return True

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from appliance.engine import command, docker, images, install
 from appliance.errors import ApplianceError
 from appliance.lifecycle import drift, state
+from appliance.lifecycle.decide import Action, Decision, decide
 from appliance.lifecycle.logs import first_error, last_line
-from appliance.plan import names
 from appliance.render import render
 from appliance.secretfile import read_key
+from appliance.weights.verify import require_readable
 
 if TYPE_CHECKING:
     from appliance.deployment import Deployment
@@ -28,13 +29,16 @@ POLL_SECONDS = 0.5
 LIVE_SECONDS = 3.0
 # Making a container and starting it, with everything on the host, is the work of seconds.
 START_SECONDS = 300.0
-LOG_LINES = 400
+# Tracebacks of several ranks are long, and the first error is what counts.
+LOG_LINES = 5000
 DEAD_STOP_SECONDS = 1
+# An API that answers has an engine behind it: one that gives no token so often is stuck.
+READY_TRIES = 3
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `up` did: nothing, where everything was as planned already."""
+    """What `up` did. `changed` is false where the container was left as it was."""
 
     changed: bool
     differences: tuple[str, ...]
@@ -68,61 +72,43 @@ class Up:
                 install.ensure(install=True, on_line=self.progress.detail)
             engine = docker.connect()
             found = engine.container(self.name)
-            image_id = images.current(engine, self.plan.image)
-            changes = self._changes(found, image_id)
-            if found and found.running and not changes and self._ready().ok:
+            decision = self._decide(engine, found)
+            if decision.action is Action.NOTHING:
                 return Outcome(changed=False, differences=(), smoke=())
-            if found is None:
-                # The plugins are looked for only when they are about to be used.
-                install.ensure(install=False, on_line=self.progress.detail)
-            for line in changes:
+            for line in decision.reasons:
                 self.progress.note(f"  change  {line}")
-            self._image(engine)
-            self._weights()
-            self._container(engine, found, changes)
-            self._load(engine)
-            return Outcome(changed=True, differences=tuple(changes), smoke=self._smoke())
+            if decision.action is Action.REPLACE:
+                self._replace(engine, found)
+            if decision.action is not Action.VERIFY:
+                self._load(engine)
+            results = self._smoke(engine)
+            changed = decision.action is Action.REPLACE
+            return Outcome(changed=changed, differences=decision.reasons, smoke=results)
 
-    def _changes(self, found: docker.ContainerState | None, image_id: str | None) -> list[str]:
-        if found is None:
-            return []
-        if names.LABEL_NAME not in found.labels:
-            raise ApplianceError(
-                "container-start-failed",
-                f"There is a container {self.name} that is not an appliance's.",
-                "Rename or remove it, or choose another `name`.",
-            )
-        changes = drift.differences(found, self.plan, image_id)
-        return changes or (["recreated as asked"] if self.options.recreate else [])
+    def _decide(self, engine: docker.Engine, found: docker.ContainerState | None) -> Decision:
+        changes: list[str] = []
+        ready = verified = False
+        if found is not None and found.ours:
+            changes = drift.differences(found, self.plan, images.current(engine, self.plan.image))
+            if self.options.recreate and not changes:
+                changes = ["made anew as asked"]
+            # Without a difference it matters whether it works; with one it goes anyway.
+            ready = found.running and not changes and self._live().ok and self._ready().ok
+            verified = not self.options.smoke or state.verified(self.name) == found.id
+        return decide(found, changes, ready=ready, verified=verified)
 
-    def _image(self, engine: docker.Engine) -> None:
-        self.progress.begin("image", self.plan.image.name)
-        builder = images.Builder(engine, self.config, self.progress.detail)
-        image_id = builder.ensure(self.plan.image)
-        self.progress.end(f"{self.plan.image.name} {image_id[7:19]}")
-
-    def _weights(self) -> None:
-        model = self.plan.model
-        self.progress.begin("weights", model.id)
-        folder = bring_weights(self.plan.model, self.progress)
-        self.progress.end(f"{model.host_path}: {folder.files} files, {folder.bytes / 1e9:.2f} GB")
-
-    def _container(
-        self, engine: docker.Engine, found: docker.ContainerState | None, changes: list[str]
-    ) -> None:
-        self.progress.begin("container", self.name)
-        same = found is not None and not changes
-        if same and found is not None and found.running and not found.restarts:
-            self.progress.end(f"{self.name} runs already, as planned")
-            return
-        if found is not None:
-            if found.running:
-                self.progress.detail("stopping the old container")
-                engine.stop(self.name, self.config.timeouts.stop)
-            engine.remove(self.name)
-        self._refuse_taken_port()
+    def _replace(self, engine: docker.Engine, found: docker.ContainerState | None) -> None:
+        """Make the container. The old one serves until all that can be known is known."""
+        install.ensure(install=False, on_line=self.progress.detail)
+        self._image(engine)
+        self._weights()
         file = state.folder(self.name) / "compose.yaml"
         state.write(file, render(self.plan, "compose"))
+        if not self._holds_port(found):
+            self._refuse_taken_port()
+        self.progress.begin("container", self.name)
+        if found is not None:
+            self._remove(engine, found)
         try:
             command.run(
                 ["docker", "compose", "--file", str(file), "--project-name", self.name,
@@ -133,9 +119,43 @@ class Up:
                 on_line=self.progress.detail,
             )  # fmt: skip
         except ApplianceError:
-            engine.remove(self.name)
+            # What could not be started is of no use, if it is ours and was made just now.
+            half = engine.container(self.name)
+            if half is not None and half.ours and half.status == "created":
+                engine.remove(half)
             raise
         self.progress.end(f"{self.name} started")
+
+    def _remove(self, engine: docker.Engine, found: docker.ContainerState) -> None:
+        if found.running:
+            self.progress.detail("stopping the old container")
+            engine.stop(found, self.config.timeouts.stop)
+        else:
+            # The log of one that failed goes with it: keep what tells why.
+            log = engine.logs(found, tail=LOG_LINES)
+            state.write(state.folder(self.name) / "previous.log", log)
+        engine.remove(found)
+
+    def _image(self, engine: docker.Engine) -> None:
+        self.progress.begin("image", self.plan.image.name)
+        builder = images.Builder(engine, self.config, self.progress.detail)
+        image_id = builder.ensure(self.plan.image)
+        self.progress.end(f"{self.plan.image.name} {image_id[7:19]}")
+
+    def _weights(self) -> None:
+        model = self.plan.model
+        self.progress.begin("weights", model.id)
+        folder = bring_weights(model, self.progress)
+        require_readable(folder.path)
+        self.progress.end(f"{model.host_path}: {folder.files} files, {folder.bytes / 1e9:.2f} GB")
+
+    def _holds_port(self, found: docker.ContainerState | None) -> bool:
+        """Tell whether the container that will go is itself what holds the API port."""
+        if found is None or not found.running:
+            return False
+        old = [(port["host_ip"], port["host"]) for port in found.spec().get("ports", ())]
+        server = self.config.server
+        return (server.bind, server.port) in old or any(port == server.port for _, port in old)
 
     def _refuse_taken_port(self) -> None:
         server = self.config.server
@@ -157,43 +177,49 @@ class Up:
         """Wait for the API to answer, then for a token; stop early when the container dies."""
         self.progress.begin("load", "the engine loads the model")
         deadline = time.monotonic() + self.config.timeouts.ready
-        answered = False
-        why = "the API has not answered"
-        while time.monotonic() < deadline:
+        while not self._live().ok:
+            found = self._refuse_dead(engine)
+            if time.monotonic() > deadline:
+                raise ApplianceError(
+                    "not-ready", f"No answer after {self.config.timeouts.ready:g} s."
+                )
+            self.progress.detail(last_line(engine.logs(found, tail=3)))
+            time.sleep(POLL_SECONDS)
+        self.progress.end("the API answers")
+        self.progress.begin("ready", "waiting for the first token")
+        for _ in range(READY_TRIES):
+            result = self._ready()
+            if result.ok:
+                self.progress.end(result.detail)
+                return
             self._refuse_dead(engine)
-            if not answered and self._live().ok:
-                answered = True
-                self.progress.end("the API answers")
-                self.progress.begin("ready", "waiting for the first token")
-            if answered:
-                result = self._ready()
-                if result.ok:
-                    self.progress.end(result.detail)
-                    return
-                why = result.detail
-            self.progress.detail(last_line(engine.logs(self.name, tail=3)))
+            if "HTTP 401" in result.detail:
+                raise ApplianceError(
+                    "api-key-file", f"The server takes another key: {result.detail}"
+                )
             time.sleep(POLL_SECONDS)
         raise ApplianceError(
-            "not-ready", f"Not ready after {self.config.timeouts.ready:g} s: {why}."
+            "not-ready",
+            f"The API answers, but no token came back: {result.detail}",
+            "See `appliance logs`; `appliance up --recreate` makes the container anew.",
         )
 
-    def _refuse_dead(self, engine: docker.Engine) -> None:
+    def _refuse_dead(self, engine: docker.Engine) -> docker.ContainerState:
+        """Return the container if it lives and never restarted; else stop it and raise."""
         found = engine.container(self.name)
         if found is None:
             raise ApplianceError("container-died", f"The container {self.name} was removed.")
         if found.running and not found.restarts:
-            return
-        line = first_error(engine.logs(self.name, tail=LOG_LINES))
+            return found
+        line = first_error(engine.logs(found, tail=LOG_LINES))
         # Left alone, the restart policy would load and fail without end. Nothing that serves
         # is lost: there is no request to wait for.
-        engine.stop(self.name, DEAD_STOP_SECONDS)
+        engine.stop(found, DEAD_STOP_SECONDS)
         how = "was killed for want of memory" if found.oom_killed else "ended"
         code = f" with exit code {found.exit_code}" if found.exit_code else ""
-        raise ApplianceError(
-            "container-died", f"The container {how}{code} while loading. First error: {line}"
-        )
+        raise ApplianceError("container-died", f"The container {how}{code}. First error: {line}")
 
-    def _smoke(self) -> tuple[ProbeResult, ...]:
+    def _smoke(self, engine: docker.Engine) -> tuple[ProbeResult, ...]:
         if not self.options.smoke:
             return ()
         self.progress.begin("smoke", "text, image, audio, video")
@@ -201,8 +227,12 @@ class Up:
         failed = [result for result in results if not result.ok]
         if failed:
             self.progress.stop()
+            self._refuse_dead(engine)
             lines = "\n".join(f"{result.probe}: {result.detail}" for result in failed)
             raise ApplianceError("smoke-failed", f"{len(failed)} probes failed.\n{lines}")
+        found = engine.container(self.name)
+        if found is not None:
+            state.mark_verified(self.name, found.id)
         self.progress.end(f"{len(results)} probes passed")
         return tuple(results)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from appliance.catalog import load as catalog
 from appliance.errors import ApplianceError
-from appliance.plan import ascend, names
+from appliance.plan import access, ascend, names
 from appliance.plan.model import (
     Container,
     Device,
@@ -25,7 +26,6 @@ from appliance.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from ipaddress import IPv4Address, IPv6Address
 
     from appliance.config.model import Config, Server
     from appliance.inventory.model import Inventory
@@ -58,14 +58,16 @@ def make(config: Config, inventory: Inventory, models_dir: str | None) -> Plan:
     configuration allows no plan.
     """
     choice = _choose(config, inventory, models_dir)
-    _refuse_public_without_key(config)
-    _refuse_visible_key(config)
-    groups = _groups_of_key(config, inventory)
+    access.check(config)
     devices: tuple[Device, ...] = ()
     driver: tuple[Mount, ...] = ()
     if choice.product is not None:
         devices = ascend.devices(choice.product, config, inventory, choice.ranks)
         driver = ascend.driver_mounts(choice.product, inventory)
+    sources = [*(device.host for device in devices), *(mount.source for mount in driver)]
+    if config.server.api_key_file is not None:
+        sources.append(config.server.api_key_file)
+    groups = access.groups(config, inventory, sources)
     expert_parallel = config.parallel.expert_parallel
     if expert_parallel is None:
         expert_parallel = choice.platform.expert_parallel
@@ -77,13 +79,16 @@ def make(config: Config, inventory: Inventory, models_dir: str | None) -> Plan:
         release=choice.release_name,
         model=choice.model,
         image=image,
-        container=_container(config, choice, image.name, args, (devices, driver, groups)),
+        container=dataclasses.replace(
+            _container(config, choice, image.name, args, (devices, driver, groups)),
+            api_key_stamp=_stamp(config, inventory),
+        ),
         serve_args=args,
         tensor_parallel_size=choice.ranks,
         expert_parallel=expert_parallel,
         api_url=_api_url(config),
         api_key_file=config.server.api_key_file,
-        warnings=_warnings(config, choice, driver),
+        warnings=(*access.warnings(config), *_warnings(config, choice, driver)),
     )
 
 
@@ -211,7 +216,7 @@ def _environment(config: Config, choice: _Choice) -> tuple[tuple[str, str], ...]
     host = "127.0.0.1"
     port = names.API_PORT
     if config.server.network == "host":
-        host, port = reachable(config.server.bind), config.server.port
+        host, port = access.reachable(config.server.bind), config.server.port
     values = {
         # The root file system is read-only: caches go to the volume, the rest to /tmp.
         "HOME": "/tmp",  # noqa: S108
@@ -299,85 +304,14 @@ def _warnings(config: Config, choice: _Choice, driver: Sequence[Mount]) -> tuple
     return tuple(found)
 
 
-def _refuse_public_without_key(config: Config) -> None:
-    server = config.server
-    if _address(server.bind) is None:
-        raise ApplianceError("config-invalid", f"server.bind: {server.bind} is no IP address.")
-    if server.api_key_file is None and not is_loopback(server.bind):
-        raise ApplianceError(
-            "public-without-key",
-            f"server.bind is {server.bind}, which other machines can reach, and no API key is set.",
-        )
-
-
-def _refuse_visible_key(config: Config) -> None:
-    arguments = config.server.extra_args
-    if any(word.partition("=")[0].replace("_", "-") == "--api-key" for word in arguments) or (
-        "VLLM_API_KEY" in config.container.environment
-    ):
-        raise ApplianceError(
-            "config-invalid",
-            "An API key in `server.extra_args` or `container.environment` would stand in process "
-            "lists and in `docker inspect`.",
-            "Put it in a file, and name the file in `server.api_key_file`.",
-        )
-
-
-def _groups_of_key(config: Config, inventory: Inventory) -> tuple[int, ...]:
-    """Return the groups that the container needs in order to read the API key's file.
-
-    The container's root has no capabilities, so it reads what root owns, and what its groups
-    may read; the file must not be readable by everybody. Raises api-key-file.
-    """
-    path = config.server.api_key_file
-    if path is None or path not in inventory.files:
-        return ()
-    facts = inventory.files[path]
-    if facts is None or not facts.regular or facts.size == 0:
-        state = "is empty" if facts and facts.regular else "can't be found, or is no file"
-        raise ApplianceError("api-key-file", f"The API key file {path} {state}.")
-    if facts.mode & 0o007:
-        raise ApplianceError(
-            "api-key-file",
-            f"The API key file {path} is open to everybody (mode {facts.mode:o}).",
-            f"chmod o= {path}",
-        )
-    if facts.uid == 0 and facts.mode & 0o400:
-        return ()
-    if not facts.mode & 0o040:
-        raise ApplianceError(
-            "api-key-file",
-            f"The API key file {path} belongs to uid {facts.uid} alone (mode {facts.mode:o}), "
-            "and the container's root, which has no capabilities, could not read it.",
-            f"chmod g+r {path} (the container joins group {facts.gid}), or chown root {path}",
-        )
-    return (facts.gid,)
-
-
-def is_loopback(address: str) -> bool:
-    """Tell whether only this host can reach the address."""
-    parsed = _address(address)
-    return parsed is not None and parsed.is_loopback
-
-
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """Parse an address strictly: 127.1 and 127.cafe are names to some programs."""
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None
-
-
-def reachable(bind: str) -> str:
-    """Return the host part of a URL at which this host reaches what is bound to an address."""
-    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)  # noqa: S104
-    return f"[{address}]" if ":" in address else address
+def _stamp(config: Config, inventory: Inventory) -> int | None:
+    """Return what changes when the API key's file is written anew."""
+    facts = inventory.files.get(config.server.api_key_file or "")
+    return facts.modified_ns if facts else None
 
 
 def _api_url(config: Config) -> str:
-    return f"http://{reachable(config.server.bind)}:{config.server.port}"
+    return f"http://{access.reachable(config.server.bind)}:{config.server.port}"
 
 
 def _bytes(size: str) -> int:

@@ -94,6 +94,8 @@ class Container:
     stop_timeout: int
     log_driver: str
     log_options: tuple[tuple[str, str], ...]
+    # Not told to Docker: makes a key that was written anew a difference to the running one.
+    api_key_stamp: int | None = None
 
     def as_json(self) -> str:
         """Return the specification as canonical JSON: what drift is measured against."""

@@ -33,7 +33,7 @@ class Variable(str):
 def render(plan: Plan, form: Form) -> str:
     """Return the rendering of a plan as text."""
     # An image that is built here is on the host; a pull would find another one, or none.
-    policy = "never" if plan.image.base else "missing"
+    policy = "never" if plan.image.base and not paths.inside_image() else "missing"
     return _render(plan.container, form, plan.container.labels(), pull_policy=policy)
 
 

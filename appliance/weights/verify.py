@@ -97,6 +97,34 @@ def verify(folder: Path, *, hashes: bool = False) -> ModelFolder:
     return ModelFolder(folder, len(sizes), sum(sizes))
 
 
+def require_readable(folder: Path) -> None:
+    """Raise weights-unreadable where the container could not read the folder.
+
+    Its root has no capabilities: it reads what root owns and what everybody may read. And it
+    sees the folder alone: a link that leads out of it, as in a hub's cache, leads nowhere.
+    """
+    inside = folder.resolve()
+    paths = [folder, *(Path(top, name) for top, names, _ in os.walk(folder) for name in names)]
+    paths += [path for _, path in _files(folder)]
+    for path in paths:
+        if inside not in (path.resolve(), *path.resolve().parents):
+            raise ApplianceError(
+                "weights-unreadable",
+                f"{path} is a link to {path.resolve()}, outside of the folder that is mounted.",
+                f"Copy the files themselves: cp -rL {folder} OTHER, and name that folder.",
+            )
+        stat = path.stat()
+        wanted = 0o5 if path.is_dir() else 0o4
+        allowed = stat.st_mode >> 6 if stat.st_uid == 0 else stat.st_mode
+        if allowed & wanted != wanted:
+            raise ApplianceError(
+                "weights-unreadable",
+                f"{path} (owner {stat.st_uid}, mode {stat.st_mode & 0o777:o}) can't be read by "
+                "the container's root, which has no capabilities.",
+                f"chmod -R o+rX {folder}",
+            )
+
+
 def unfinished(folder: Path) -> dict[str, list[Path]]:
     """Return modelscope's unfinished downloads, by the relative path of what they become."""
     found: dict[str, list[Path]] = {}

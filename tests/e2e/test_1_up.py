@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -76,11 +77,32 @@ def test_what_up_prints_works_as_printed(served: Served) -> None:
     assert "role='assistant'" in done.stdout
 
 
+def test_a_change_that_can_not_be_made_leaves_the_old_one_serving(served: Served) -> None:
+    before = inspect("e2e")["Id"]
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        done = served.cli.run("up", server__port=str(holder.getsockname()[1]))
+    assert done.returncode == 78, done.stderr
+    assert "change  ports" in done.stderr
+    after = inspect("e2e")
+    assert (after["Id"], after["State"]["Running"]) == (before, True)
+
+
+def test_the_start_of_a_containers_id_is_nobodys_name(served: Served) -> None:
+    found = inspect("e2e")
+    done = served.cli.run("down", name=found["Id"][:12])
+    assert done.returncode == 0
+    assert "nothing to do" in done.stderr
+    assert inspect("e2e")["State"]["Running"] is True
+
+
 def test_status_is_ready(served: Served) -> None:
     found = served.cli.json("status")
     assert found["state"] == "ready"
     assert found["differences"] == []
     assert found["restarts"] == 0
+    assert found["verified"] is True
     assert found["changing"] is None
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NAME = "e2e-parity"
 NODES = ("davinci0", "davinci1", "davinci_manager", "devmm_svm", "hisi_hdc")
+HWHIAIUSER = 1000
 DRIVER_FILES = (
     "/usr/local/Ascend/driver/lib64/libascend_hal.so",
     "/usr/local/Ascend/driver/version.info",
@@ -44,8 +45,11 @@ def simulated_atlas() -> Iterator[None]:
     made: list[Path] = []
     try:
         for minor, node in enumerate(nodes):
-            os.mknod(node, stat.S_IFCHR | 0o600, os.makedev(240, minor))
+            os.mknod(node, stat.S_IFCHR | 0o660, os.makedev(240, minor))
             made.append(node)
+            # As on real hosts: HwHiAiUser's, and nobody else's.
+            os.chown(node, HWHIAIUSER, HWHIAIUSER)
+            node.chmod(0o660)
         for file in files:
             missing = [parent for parent in file.parents if not parent.exists()]
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -173,6 +177,7 @@ def test_both_ways_make_the_same_container_on_an_atlas_a2(
     driver = {mount[2] for mount in by_run["Mounts"] if mount[2] != "/var/cache/appliance"}
     assert {"/usr/local/Ascend/driver/lib64", "/usr/local/dcmi"} < driver
     assert all(not mount[3] for mount in by_run["Mounts"] if mount[0] == "bind")
+    assert by_run["GroupAdd"] == [str(HWHIAIUSER)]
     command = " ".join(by_run["Cmd"])
     assert "--tensor-parallel-size 2 --enable-expert-parallel" in command
 
@@ -182,16 +187,22 @@ def test_the_file_in_compose_runs_as_it_is(served: Served, tmp_path: Path) -> No
     del served
     port = str(free_port())
     file = ROOT / "compose" / "cpu.yaml"
-    command = ["docker", "compose", "--file", str(file), "--project-name", "e2e-file"]
+    # Only the names differ, so that an appliance of the default name may run meanwhile.
+    other = tmp_path / "names.yaml"
+    other.write_text(
+        "services: {vllm: {container_name: e2e-file}}\nvolumes: {cache: {name: e2e-file-cache}}\n",
+        encoding="utf-8",
+    )
+    files = ["--file", str(file), "--file", str(other)]
+    command = ["docker", "compose", *files, "--project-name", "e2e-file"]
     environment = {**os.environ, "IMAGE": image, "PORT": port}
-    del tmp_path
     try:
         subprocess.run([*command, "up", "-d"], check=True, env=environment, timeout=120)
-        found = inspect("qwen3-omni")
+        found = inspect("e2e-file")
         assert found["HostConfig"]["PortBindings"]["8000/tcp"][0]["HostPort"] == port
         mounts = {m["Destination"]: m["Source"] for m in found["Mounts"]}
         assert Path(mounts["/models/tiny-omni"]) == ROOT / "models" / "tiny-omni"
-        assert execute("qwen3-omni", "test", "-s", "/models/tiny-omni/config.json").returncode == 0
+        assert execute("e2e-file", "test", "-s", "/models/tiny-omni/config.json").returncode == 0
     finally:
         subprocess.run([*command, "down", "--volumes"], check=False, env=environment, timeout=120)
 

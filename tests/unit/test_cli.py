@@ -296,10 +296,6 @@ def test_bytes_that_are_no_text_are_typed_errors_too(home: Path) -> None:
     assert document(done.stdout)["error"]["id"] == "config-invalid"
 
 
-def test_a_state_folder_that_can_not_be_written_is_a_typed_error(home: Path) -> None:
-    failed(home, "file-not-written", "down", XDG_STATE_HOME="/proc/nowhere")
-
-
 def test_a_bug_is_reported_as_one_and_shown_when_asked_for(home: Path) -> None:
     broken = home / "broken"
     shutil.copytree(ROOT / "appliance", broken / "appliance")

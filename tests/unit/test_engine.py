@@ -15,7 +15,9 @@ import pytest
 from appliance.config.model import Build, Config
 from appliance.engine import command, images, install
 from appliance.errors import ApplianceError
+from appliance.plan.model import ImagePlan
 
+PLAN = ImagePlan("appliance:test", "base:test")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -82,13 +84,16 @@ def test_the_images_hash_follows_what_it_is_made_of(tmp_path: Path) -> None:
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, tmp_path / name)
-    first = images.context_hash(tmp_path)
+    first = images.context_hash(tmp_path, PLAN)
     (tmp_path / "README.md").write_text("not in the image", encoding="utf-8")
     (tmp_path / "appliance" / "__pycache__").mkdir(exist_ok=True)
     (tmp_path / "appliance" / "__pycache__" / "x.pyc").write_bytes(b"x")
-    assert images.context_hash(tmp_path) == first
+    assert images.context_hash(tmp_path, PLAN) == first
     (tmp_path / "templates" / "run.sh.j2").write_text("changed", encoding="utf-8")
-    assert images.context_hash(tmp_path) != first
+    changed = images.context_hash(tmp_path, PLAN)
+    assert changed != first
+    cleared = dataclasses.replace(PLAN, base_entrypoint="cleared")
+    assert images.context_hash(tmp_path, cleared) != changed
 
 
 def test_every_file_that_the_dockerfile_takes_is_hashed_and_sent() -> None:

@@ -33,6 +33,7 @@ EXIT_CODES = {
     "weights-missing": 74,
     "weights-incomplete": 75,
     "weights-fetch-failed": 76,
+    "weights-unreadable": 90,
     "disk-full": 77,
     "port-in-use": 78,
     "busy": 79,

@@ -342,10 +342,12 @@ def test_a_state_folder_that_can_not_be_made_is_a_typed_error(
 ) -> None:
     (clean / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("XDG_STATE_HOME", str(clean / "file"))
+    monkeypatch.setattr(state, "SHARED_LOCKS", clean / "nowhere")
     with pytest.raises(ApplianceError) as caught, state.changing("omni", "up"):
         pass
     assert caught.value.id == "file-not-written"
     assert state.holder("omni") is None
+    assert state.verified("omni") is None
     with pytest.raises(ApplianceError) as caught:
         state.write(state.folder("omni") / "compose.yaml", "x")
     assert caught.value.id == "file-not-written"

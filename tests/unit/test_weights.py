@@ -20,7 +20,7 @@ import pytest
 from appliance.errors import ApplianceError
 from appliance.weights import manifest
 from appliance.weights.fetch import Progress, fetch
-from appliance.weights.verify import ModelFolder, verify
+from appliance.weights.verify import ModelFolder, require_readable, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -498,3 +498,32 @@ def test_a_list_of_files_that_is_none_is_as_good_as_absent(folder: Path) -> None
         (folder / manifest.NAME).write_bytes(content)
         assert manifest.read(folder) is None
         verify(folder)
+
+
+def test_a_folder_that_the_container_could_not_read_is_refused(tmp_path: Path) -> None:
+    """Its root has no capabilities: the owner's own rights are of no use to it."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    file = folder / "config.json"
+    file.write_text("{}", encoding="utf-8")
+    require_readable(folder)
+    file.chmod(0o600)
+    os.chown(file, 1000, 1000)
+    with pytest.raises(ApplianceError, match=r"config\.json") as refused:
+        require_readable(folder)
+    assert refused.value.id == "weights-unreadable"
+    assert "chmod -R o+rX" in refused.value.remedy
+
+
+def test_links_that_lead_out_of_the_folder_are_refused(tmp_path: Path) -> None:
+    """As in a hub's cache of snapshots: only the folder itself is mounted."""
+    folder, blobs = tmp_path / "snapshot", tmp_path / "blobs"
+    folder.mkdir()
+    blobs.mkdir()
+    (blobs / "1").write_text("{}", encoding="utf-8")
+    (folder / "inner.json").write_text("{}", encoding="utf-8")
+    (folder / "link.json").symlink_to("inner.json")
+    require_readable(folder)
+    (folder / "config.json").symlink_to(blobs / "1")
+    with pytest.raises(ApplianceError, match="outside of the folder"):
+        require_readable(folder)
