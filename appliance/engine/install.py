@@ -29,7 +29,7 @@ SOURCES = Path("/etc/apt/sources.list.d")
 PREFERENCES = Path("/etc/apt/preferences.d")
 DAEMON_LOG = Path("/var/log/dockerd.log")
 # What Debian 12 lacks, its successor has.
-NEWER_SUITE = {"bookworm": "trixie"}
+NEWER_SUITE = "trixie"
 
 
 def missing_parts() -> list[str]:
@@ -120,27 +120,46 @@ def _packages(missing: list[str], release: dict[str, str]) -> list[str]:
 
 
 def _install(missing: list[str], on_line: Callable[[str], None]) -> None:
-    release = _release()
-    # Nothing that is there may go or be asked about: this host runs other things.
+    packages = _packages(missing, _release())
+    _apt(["update"], on_line)
+    if lacking := [name for name in packages if not _offered(name)]:
+        if _release().get("ID") != "debian":
+            raise ApplianceError("engine-missing", f"apt offers no {', '.join(lacking)}.")
+        _add_suite(NEWER_SUITE)
+        _apt(["update"], on_line)
+        # These from there, and of the rest only what they can't do without.
+        packages = [f"{name}/{NEWER_SUITE}" for name in packages]
+    # Nothing that is there may go: this host runs other things.
     options = ["--yes", "--no-install-recommends", "--no-remove", "--no-upgrade"]
-    if newer := NEWER_SUITE.get(release.get("VERSION_CODENAME", "")):
-        _add_suite(newer)
-        options += ["--target-release", newer]
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    apt = ["apt-get", "--quiet", "--quiet", "--option=Dpkg::Use-Pty=0"]
-    apt += ["--option=Dpkg::Options::=--force-confold"]
-    for command in (
-        [*apt, "update"],
-        [*apt, "install", *options, *_packages(missing, release)],
-    ):
-        run(
-            command,
-            error="engine-missing",
-            what="Installing Docker",
-            timeout=APT_SECONDS,
-            on_line=on_line,
-            environment=environment,
-        )
+    _apt(["install", *options, *packages], on_line)
+
+
+def _apt(words: list[str], on_line: Callable[[str], None]) -> None:
+    command = ["apt-get", "--quiet", "--quiet", "--option=Dpkg::Use-Pty=0"]
+    run(
+        [*command, "--option=Dpkg::Options::=--force-confold", *words],
+        error="engine-missing",
+        what="Installing Docker",
+        timeout=APT_SECONDS,
+        on_line=on_line,
+        environment={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+    )
+
+
+def _offered(package: str) -> bool:
+    """Tell whether apt offers a package in a version that serves: Compose 1 does not."""
+    done = subprocess.run(
+        ["apt-cache", "policy", package],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=QUICK_SECONDS,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+    found = re.search(r"Candidate: (\S+)", done.stdout)
+    if found is None or found[1] == "(none)":
+        return False
+    return not (package == "docker-compose" and found[1].startswith("1."))
 
 
 def _add_suite(suite: str) -> None:
