@@ -26,6 +26,7 @@ class ContainerState:
     """What the engine says of a container, now."""
 
     id: str
+    name: str
     status: str
     exit_code: int
     oom_killed: bool
@@ -92,6 +93,7 @@ class Engine:
         state = found["State"]
         return ContainerState(
             id=found["Id"],
+            name=name,
             status=state["Status"],
             exit_code=state["ExitCode"],
             oom_killed=state["OOMKilled"],

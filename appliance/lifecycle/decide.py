@@ -45,7 +45,7 @@ def decide(
     if not found.ours:
         raise ApplianceError(
             "container-start-failed",
-            "There is a container of this name that is not an appliance's.",
+            f"There is a container {found.name} that is not an appliance's.",
             "Rename or remove it, or choose another `name`.",
         )
     if changes:

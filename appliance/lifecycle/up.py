@@ -38,7 +38,7 @@ READY_TRIES = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `up` did. `changed` is false where the container was left as it was."""
+    """What `up` did. `changed` is false where there was nothing to do."""
 
     changed: bool
     differences: tuple[str, ...]
@@ -82,8 +82,7 @@ class Up:
             if decision.action is not Action.VERIFY:
                 self._load(engine)
             results = self._smoke(engine)
-            changed = decision.action is Action.REPLACE
-            return Outcome(changed=changed, differences=decision.reasons, smoke=results)
+            return Outcome(changed=True, differences=decision.reasons, smoke=results)
 
     def _decide(self, engine: docker.Engine, found: docker.ContainerState | None) -> Decision:
         changes: list[str] = []

@@ -13,6 +13,7 @@ from appliance.plan import names
 
 FOUND = ContainerState(
     id="0123456789abcdef",
+    name="omni",
     status="running",
     exit_code=0,
     oom_killed=False,

@@ -43,6 +43,7 @@ def plan(config: Config | None = None) -> Plan:
 def running(made: Plan, **changes: object) -> ContainerState:
     """What the engine says of a container that this plan made."""
     found = ContainerState(
+        name="omni",
         id="c" * 64,
         status="running",
         exit_code=0,
