@@ -35,7 +35,7 @@ RUN --mount=type=bind,source=image,target=/tmp/context/image \
     cd /tmp; NUMBA_CACHE_DIR=/tmp/numba python3 -B /tmp/context/image/check.py /tmp/context/media; \
     status=$?; rm -rf /tmp/numba; exit $status
 
-# What changes often comes last, and needs no network but for the build backend.
+# What changes often comes last.
 RUN --mount=type=bind,target=/tmp/context \
     --mount=type=secret,id=ca,target=/run/secrets/ca.pem \
     --mount=type=secret,id=pip_index_url \

@@ -142,11 +142,17 @@ def install_packages(lock: Path) -> None:
 
 
 def install_project(source: Path) -> None:
-    """Install the launcher and the probes. `source` is read-only, so a copy is built."""
+    """Install the launcher and the probes. `source` is read-only, so a copy is built.
+
+    The build backend comes from its own lock file, into a folder that goes with this step.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        project = Path(folder) / "project"
+        project, backend = Path(folder) / "project", Path(folder) / "backend"
         shutil.copytree(source, project)
-        run_installer("--no-deps", str(project))
+        lock = source / "requirements" / "build.txt"
+        run_installer("--target", str(backend), "--no-deps", "--require-hashes", "-r", str(lock))
+        os.environ["PYTHONPATH"] = str(backend)
+        run_installer("--no-build-isolation", "--no-deps", str(project))
     for package in PROJECT:
         compileall.compile_dir(SITE / package, quiet=2)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +116,14 @@ class Engine:
                 return None
         labels = (found.get("Config") or {}).get("Labels") or {}
         return ImageState(found["Id"], found["Size"], labels)
+
+    def discard(self, image_id: str) -> None:
+        """Remove an image that no name and no container needs any more; else leave it."""
+        from docker.errors import APIError
+
+        with translated(), suppress(APIError):
+            if not self.client.api.inspect_image(image_id)["RepoTags"]:  # type: ignore[no-untyped-call]
+                self.client.api.remove_image(image_id)
 
     def stop(self, found: ContainerState, timeout: int) -> None:
         """Stop a container: its stop signal, then after `timeout` seconds the kill signal."""

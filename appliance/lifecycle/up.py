@@ -124,6 +124,9 @@ class Up:
                 engine.remove(half)
             raise
         self.progress.end(f"{self.name} started")
+        if found is not None:
+            # An image that was built anew leaves the old one behind, without a name.
+            engine.discard(found.image_id)
 
     def _remove(self, engine: docker.Engine, found: docker.ContainerState) -> None:
         if found.running:

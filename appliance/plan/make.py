@@ -263,7 +263,14 @@ def _container(
         tmpfs=(Tmpfs("/tmp", "rw,exec,nosuid,nodev,mode=1777,size=4g"),),  # noqa: S108
         # None by default: an engine without the right to raise limits could not start.
         ulimits=tuple(Ulimit(name, value, value) for name, value in sorted(limits.ulimits.items())),
-        healthcheck=Healthcheck("python3 -m healthchecks ready --timeout 15", 30, 20, 1800, 3),
+        healthcheck=Healthcheck(
+            command="python3 -m healthchecks ready --timeout 15",
+            interval=30,
+            timeout=20,
+            # Until then a failing check says nothing: as long as `up` waits.
+            start_period=int(config.timeouts.ready),
+            retries=3,
+        ),
         network=server.network,
         restart=limits.restart,
         shm_size_bytes=_bytes(limits.shm_size or choice.platform.shm_size),
