@@ -262,7 +262,7 @@ ERRORS_OF_THE_CONFIGURATION = {
     "a long snapshot": ("snapshot-invalid", ["plan", "--snapshot", "n" * 300]),
     "no folder": ("weights-missing", ["weights", "verify", "--set", "model.path=absent"]),
     "no engine": ("engine-unreachable", ["status"]),
-    "no engine either": ("engine-unreachable", ["down"]),
+    "no engine either": ("engine-unreachable", ["down", "--set", "name=unit-nobody"]),
     "no logs": ("engine-unreachable", ["logs"]),
 }
 
