@@ -69,7 +69,7 @@ ERRORS: dict[str, ErrorKind] = {
     "image-build-failed": ErrorKind(
         73,
         "Building the image failed.",
-        "Read the builder's lines above; behind a company proxy set `build.ca_bundle`.",
+        "Read the builder's last lines above; behind a company proxy set `build.ca_bundle`.",
     ),
     "weights-missing": ErrorKind(
         74,

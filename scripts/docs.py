@@ -155,7 +155,7 @@ CHINESE = {
         "检查网络或代理，在 `image.base` 里写一个镜像站，或手工导入镜像。"
     ),
     "Building the image failed.": "构建镜像失败。",
-    "Read the builder's lines above; behind a company proxy set `build.ca_bundle`.": (
+    "Read the builder's last lines above; behind a company proxy set `build.ca_bundle`.": (
         "看上面构建器的输出；在公司代理后面请设置 `build.ca_bundle`。"
     ),
     "The model folder is absent or is not a model.": "模型目录不存在，或不是一个模型。",

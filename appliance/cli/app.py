@@ -311,14 +311,16 @@ def smoke(
     """Verify text, image, audio and video on the running server."""
     from appliance.cli import show
     from appliance.lifecycle import smoke as probes
+    from appliance.lifecycle import state
 
-    loaded = _load(config, overrides)
-    target = (
-        probes.other(url, model, api_key_file, loaded.config.timeouts.probe)
-        if url
-        else probes.own(_prepare(config, overrides))
-    )
-    show.smoke(target, junit, as_json=as_json)
+    wanted = _load(config, overrides).config
+    if url:
+        target = probes.other(url, model, api_key_file, wanted.timeouts.probe)
+        show.smoke(target, junit, as_json=as_json)
+    else:
+        target, container = probes.own(wanted)
+        show.smoke(target, junit, as_json=as_json)
+        state.mark_verified(wanted.name, container)
 
 
 @config_app.command("show")

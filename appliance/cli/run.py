@@ -42,7 +42,9 @@ def guarded(function: Callable[P, R]) -> Callable[P, R]:
         except ApplianceError as error:
             _fail(error, as_json=as_json)
         except KeyboardInterrupt:
-            message = "Interrupted: what was begun stays as it is."
+            message = (
+                "Interrupted. A container that was started goes on; everything else was ended."
+            )
             _fail(ApplianceError("interrupted", message), as_json=as_json)
         except BrokenPipeError:
             # The reader of our output went away: that is its right.

@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 from collections import deque
 from contextlib import suppress
 from threading import Event, Timer
@@ -21,6 +22,8 @@ _DISK_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNOR
 _PORT_TAKEN = re.compile(r"port is already allocated|address already in use", re.IGNORECASE)
 _NO_ENGINE = re.compile(r"cannot connect to the docker daemon|docker daemon running", re.IGNORECASE)
 KEPT_LINES = 200
+# Of a failed command's output, what an operator sees above the error.
+SHOWN_LINES = 15
 GRACE_SECONDS = 5.0
 
 
@@ -78,6 +81,8 @@ def run(
             _end(process)
             process.wait()
     if status != 0:
+        for line in list(tail)[-SHOWN_LINES:]:
+            print(f"  {line}", file=sys.stderr)
         raise classify("\n".join(tail), error, what, status, timeout if expired.is_set() else None)
 
 

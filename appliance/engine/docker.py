@@ -36,6 +36,8 @@ class ContainerState:
     health: str | None
     image_id: str
     labels: Mapping[str, str]
+    # Host address and port of what it publishes.
+    ports: tuple[tuple[str, int], ...] = ()
 
     @property
     def running(self) -> bool:
@@ -91,6 +93,8 @@ class Engine:
         if found["Name"] != f"/{name}":
             return None  # The engine takes the start of an id for a name, too.
         state = found["State"]
+        bindings = (found["HostConfig"]["PortBindings"] or {}).values()
+        ports = [(b["HostIp"], int(b["HostPort"] or 0)) for group in bindings for b in group or ()]
         return ContainerState(
             id=found["Id"],
             name=name,
@@ -103,6 +107,7 @@ class Engine:
             health=(state.get("Health") or {}).get("Status"),
             image_id=found["Image"],
             labels=found["Config"]["Labels"] or {},
+            ports=tuple(ports),
         )
 
     def image(self, name: str) -> ImageState | None:

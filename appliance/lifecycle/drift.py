@@ -39,6 +39,9 @@ def differences(state: ContainerState, plan: Plan, image_id: str | None) -> list
 def _compare(path: str, old: Any, new: Any) -> list[str]:
     if old == new:
         return []
+    if path == "api_key_stamp":
+        # The number says nothing to anybody.
+        return ["the API key's file was written anew"] if old and new else []
     old, new = _keyed(old), _keyed(new)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         lines = []
@@ -55,6 +58,8 @@ def _keyed(value: Any) -> Any:
         return value
     if value and all(isinstance(item, dict) and "target" in item for item in value):
         return {item["target"]: item for item in value}
+    if value and all(isinstance(item, dict) and "host_ip" in item for item in value):
+        return {str(item["container"]): f"{item['host_ip']}:{item['host']}" for item in value}
     if value and all(isinstance(item, list) and len(item) == 2 for item in value):  # noqa: PLR2004
         return {item[0]: item[1] for item in value}
     if all(isinstance(item, str) for item in value):

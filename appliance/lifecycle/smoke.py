@@ -4,20 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from appliance.engine import docker
 from appliance.errors import ApplianceError
-from appliance.lifecycle.up import target
+from appliance.lifecycle import running
+from appliance.lifecycle.up import LIVE_SECONDS
 from appliance.secretfile import read_key
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from appliance.deployment import Deployment
+    from appliance.config.model import Config
     from healthchecks import Target
 
 
-def own(deployment: Deployment) -> Target:
-    """Return this appliance's server."""
-    return target(deployment.plan, deployment.config.timeouts.probe)
+def own(config: Config) -> tuple[Target, str]:
+    """Return this appliance's running server, and the id of its container.
+
+    Raises not-running, not-ready where it still loads, and engine-unreachable.
+    """
+    import healthchecks
+
+    found = docker.connect().container(config.name)
+    if found is None or not found.ours or not found.running:
+        raise ApplianceError("not-running", f"There is no running appliance {config.name}.")
+    target = running.target(found, config.timeouts.probe)
+    quick = healthchecks.Target(target.url, target.model, target.api_key, LIVE_SECONDS)
+    if not healthchecks.live(quick).ok:
+        raise ApplianceError(
+            "not-ready", "The API does not answer.", "It may be loading: see `appliance status`."
+        )
+    return target, found.id
 
 
 def other(url: str, model: str | None, key_file: Path | None, timeout: float) -> Target:

@@ -104,8 +104,9 @@ def _judge(
     live = healthchecks.Target(target.url, target.model, target.api_key, LIVE_SECONDS)
     if not healthchecks.live(live).ok:
         line = last_line(engine.logs(found, tail=3))
-        detail = f"The API does not answer yet. Last line: {line}"
-        return "loading", detail, "Wait with `appliance up`.", target.url, target.model
+        detail = f"The API does not answer yet. Last line: {line or '(none yet)'}"
+        action = "Wait; `appliance logs --follow` shows more."
+        return "loading", detail, action, target.url, target.model
     result = healthchecks.ready(target)
     if result.ok:
         action = "Use it; `appliance smoke` verifies every modality."

@@ -99,12 +99,12 @@ class Up:
     def _replace(self, engine: docker.Engine, found: docker.ContainerState | None) -> None:
         """Make the container. The old one serves until all that can be known is known."""
         install.ensure(install=False, on_line=self.progress.detail)
+        if not self._holds_port(found):
+            self._refuse_taken_port()
         self._image(engine)
         self._weights()
         file = state.folder(self.name) / "compose.yaml"
         state.write(file, render(self.plan, "compose"))
-        if not self._holds_port(found):
-            self._refuse_taken_port()
         self.progress.begin("container", self.name)
         if found is not None:
             self._remove(engine, found)
@@ -155,9 +155,7 @@ class Up:
         """Tell whether the container that will go is itself what holds the API port."""
         if found is None or not found.running:
             return False
-        old = [(port["host_ip"], port["host"]) for port in found.spec().get("ports", ())]
-        server = self.config.server
-        return (server.bind, server.port) in old or any(port == server.port for _, port in old)
+        return any(port == self.config.server.port for _, port in found.ports)
 
     def _refuse_taken_port(self) -> None:
         server = self.config.server
@@ -173,6 +171,10 @@ class Up:
                 raise ApplianceError(
                     "port-in-use" if taken else "config-invalid",
                     f"server.bind {server.bind}, port {server.port}: {error.strerror}.",
+                    f"See who it is with `ss -ltnp sport = :{server.port}`, or choose another "
+                    "`server.port`."
+                    if taken
+                    else "Set `server.bind` to an address of this host.",
                 ) from error
 
     def _load(self, engine: docker.Engine) -> None:

@@ -111,7 +111,7 @@ def test_a_changed_port_and_restart_policy_are_told() -> None:
     new = plan(Config(server=Server(port=9000), container=Container(restart="no")))
     lines = differences(running(plan()), new, IMAGE)
     assert "restart: unless-stopped -> no" in lines
-    assert any(line.startswith("ports: ") and "9000" in line for line in lines)
+    assert "ports.8000: 127.0.0.1:8000 -> 127.0.0.1:9000" in lines
 
 
 @pytest.mark.parametrize(
