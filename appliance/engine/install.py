@@ -129,6 +129,9 @@ def _install(missing: list[str], on_line: Callable[[str], None]) -> None:
         _apt(["update"], on_line)
         # These from there, and of the rest only what they can't do without.
         packages = [f"{name}/{NEWER_SUITE}" for name in packages]
+    if shutil.which("docker") is None and _offered("docker-cli"):
+        # From Debian 13 on the command is a package of its own.
+        packages.append("docker-cli")
     # Nothing that is there may go: this host runs other things.
     options = ["--yes", "--no-install-recommends", "--no-remove", "--no-upgrade"]
     _apt(["install", *options, *packages], on_line)
