@@ -64,8 +64,13 @@ def guarded(function: Callable[P, R]) -> Callable[P, R]:
 def _fail(error: ApplianceError, *, as_json: bool) -> NoReturn:
     if as_json:
         document(error.as_dict())
-    print(f"\nerror [{error.id}] {error.message}\n  next: {error.remedy}", file=sys.stderr)
+    complain(error)
     raise typer.Exit(error.exit_code) from None
+
+
+def complain(error: ApplianceError) -> None:
+    """Tell people of an error: what, why, and what next."""
+    print(f"\nerror [{error.id}] {error.message}\n  next: {error.remedy}", file=sys.stderr)
 
 
 def document(value: Any) -> None:
@@ -91,5 +96,5 @@ def usage_error(error: Exception) -> int:
     reported = ApplianceError("usage", message, remedy)
     if "--json" in sys.argv:
         document(reported.as_dict())
-    print(f"\nerror [usage] {message}\n  next: {reported.remedy}", file=sys.stderr)
+    complain(reported)
     return reported.exit_code

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from appliance.cli.run import document
+from appliance.cli.run import complain, document
 from appliance.errors import ApplianceError
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def smoke(target: Target, junit: Path | None, *, as_json: bool) -> None:
     failed = [result.probe for result in results if not result.ok]
     if failed:
         error = ApplianceError("smoke-failed", f"Failed: {', '.join(failed)}.")
-        print(f"\nerror [{error.id}] {error.message}\n  next: {error.remedy}", file=sys.stderr)
+        complain(error)
         raise typer.Exit(error.exit_code)
 
 

@@ -73,20 +73,15 @@ class Builder:
             raise ApplianceError(
                 "config-invalid", "`image.name` names an image to be run as it is.", "Unset it."
             )
-        refuse_full_disk(self.engine, self._needed(plan))
-        base = self._base(plan, root)
+        here = self._base_here(plan, root)
+        refuse_full_disk(self.engine, LAYER_BYTES if here else BUILD_BYTES)
+        base = here or self._fetch_base(plan, root)
         arguments = {
             "BASE_IMAGE": base,
             "BASE_ENTRYPOINT": plan.base_entrypoint,
             "CONTEXT_HASH": context_hash(root, plan),
         }
         self._buildx(root / "Dockerfile", root, plan.name, arguments)
-
-    def _needed(self, plan: ImagePlan) -> int:
-        """Return the bytes that building takes: little where a base is on this host."""
-        names = (plan.base, *plan.mirrors, plan.local_image)
-        there = any(name and self.engine.image(name) for name in names)
-        return LAYER_BYTES if there else BUILD_BYTES
 
     def pull(self, candidates: list[str]) -> str:
         """Pull the first of several names of one image whose registry answers; return it.
@@ -116,19 +111,22 @@ class Builder:
             + " ".join(f"{n}: {a.why}" for n, a in zip(candidates, answers, strict=True)),
         )
 
-    def _base(self, plan: ImagePlan, root: Path) -> str:
-        """Return the name of a base image that is on this host."""
-        names = [name for name in (plan.base, *plan.mirrors) if name]
-        for name in names:
-            if self.engine.image(name) is not None:
+    def _base_here(self, plan: ImagePlan, root: Path) -> str | None:
+        """Return the name of a base image that is on this host, and is up to date."""
+        for name in (plan.base, *plan.mirrors):
+            if name and self.engine.image(name) is not None:
                 return name
         if plan.local_image and plan.local_dockerfile:
             local = self.engine.image(plan.local_image)
             wanted = file_hash(root / plan.local_dockerfile)
             if local is not None and local.labels.get(LABEL_CONTEXT) == wanted:
                 return plan.local_image
+        return None
+
+    def _fetch_base(self, plan: ImagePlan, root: Path) -> str:
+        """Pull a base image, or build it where no registry gives it; return its name."""
         try:
-            return self.pull(names)
+            return self.pull([name for name in (plan.base, *plan.mirrors) if name])
         except ApplianceError as error:
             if error.id != "image-unavailable" or plan.local_image is None:
                 raise

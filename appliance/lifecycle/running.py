@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,16 @@ from appliance.secretfile import read_key
 if TYPE_CHECKING:
     from appliance.engine.docker import ContainerState
     from healthchecks import Target
+
+
+LIVE_SECONDS = 3.0
+
+
+def answers(target: Target) -> bool:
+    """Tell whether the API answers at all, within a few seconds whatever the probe's own limit."""
+    import healthchecks
+
+    return healthchecks.live(dataclasses.replace(target, timeout=LIVE_SECONDS)).ok
 
 
 def target(found: ContainerState, timeout: float) -> Target:

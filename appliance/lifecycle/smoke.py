@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from appliance.engine import docker
 from appliance.errors import ApplianceError
 from appliance.lifecycle import running
-from appliance.lifecycle.up import LIVE_SECONDS
 from appliance.secretfile import read_key
 
 if TYPE_CHECKING:
@@ -22,14 +21,11 @@ def own(config: Config) -> tuple[Target, str]:
 
     Raises not-running, not-ready where it still loads, and engine-unreachable.
     """
-    import healthchecks
-
     found = docker.connect().container(config.name)
     if found is None or not found.ours or not found.running:
         raise ApplianceError("not-running", f"There is no running appliance {config.name}.")
     target = running.target(found, config.timeouts.probe)
-    quick = healthchecks.Target(target.url, target.model, target.api_key, LIVE_SECONDS)
-    if not healthchecks.live(quick).ok:
+    if not running.answers(target):
         raise ApplianceError(
             "not-ready", "The API does not answer.", "It may be loading: see `appliance status`."
         )

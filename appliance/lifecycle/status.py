@@ -13,7 +13,7 @@ from appliance.engine import docker, images
 from appliance.errors import ApplianceError
 from appliance.lifecycle import drift, running, state
 from appliance.lifecycle.logs import first_error, last_line
-from appliance.lifecycle.up import LIVE_SECONDS, LOG_LINES
+from appliance.lifecycle.up import LOG_LINES
 
 if TYPE_CHECKING:
     from appliance.config.model import Config
@@ -101,8 +101,7 @@ def _judge(
         target = running.target(found, config.timeouts.probe)
     except ApplianceError as error:
         return "unready", error.message, error.remedy, None, None
-    live = healthchecks.Target(target.url, target.model, target.api_key, LIVE_SECONDS)
-    if not healthchecks.live(live).ok:
+    if not running.answers(target):
         line = last_line(engine.logs(found, tail=3))
         detail = f"The API does not answer yet. Last line: {line or '(none yet)'}"
         action = "Wait; `appliance logs --follow` shows more."

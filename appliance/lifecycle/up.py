@@ -6,12 +6,13 @@ import errno
 import socket
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance.engine import command, docker, images, install
 from appliance.errors import ApplianceError
-from appliance.lifecycle import drift, state
+from appliance.lifecycle import drift, running, state
 from appliance.lifecycle.decide import Action, Decision, decide
 from appliance.lifecycle.logs import first_error, last_line
 from appliance.render import render
@@ -21,12 +22,11 @@ from appliance.weights.verify import require_readable
 if TYPE_CHECKING:
     from appliance.deployment import Deployment
     from appliance.lifecycle.progress import Progress
-    from appliance.plan.model import ModelPlan, Plan
+    from appliance.plan.model import ModelPlan
     from appliance.weights.verify import ModelFolder
     from healthchecks import ProbeResult, Target
 
 POLL_SECONDS = 0.5
-LIVE_SECONDS = 3.0
 # Making a container and starting it, with everything on the host, is the work of seconds.
 START_SECONDS = 300.0
 # Tracebacks of several ranks are long, and the first error is what counts.
@@ -92,13 +92,16 @@ class Up:
             if self.options.recreate and not changes:
                 changes = ["made anew as asked"]
             # Without a difference it matters whether it works; with one it goes anyway.
-            ready = found.running and not changes and self._live().ok and self._ready().ok
+            ready = (
+                found.running and not changes and running.answers(self._target) and self._ready().ok
+            )
             verified = not self.options.smoke or state.verified(self.name) == found.id
         return decide(found, changes, ready=ready, verified=verified)
 
     def _replace(self, engine: docker.Engine, found: docker.ContainerState | None) -> None:
         """Make the container. The old one serves until all that can be known is known."""
-        install.ensure(install=False, on_line=self.progress.detail)
+        if not self.options.install_engine:  # Else it was seen to before anything.
+            install.ensure(install=False, on_line=self.progress.detail)
         if not self._holds_port(found):
             self._refuse_taken_port()
         self._image(engine)
@@ -181,7 +184,7 @@ class Up:
         """Wait for the API to answer, then for a token; stop early when the container dies."""
         self.progress.begin("load", "the engine loads the model")
         deadline = time.monotonic() + self.config.timeouts.ready
-        while not self._live().ok:
+        while not running.answers(self._target):
             found = self._refuse_dead(engine)
             if time.monotonic() > deadline:
                 raise ApplianceError(
@@ -227,7 +230,7 @@ class Up:
         if not self.options.smoke:
             return ()
         self.progress.begin("smoke", "text, image, audio, video")
-        results = run_smoke(target(self.plan, self.config.timeouts.probe), self.progress)
+        results = run_smoke(self._target, self.progress)
         failed = [result for result in results if not result.ok]
         if failed:
             self.progress.stop()
@@ -240,23 +243,20 @@ class Up:
         self.progress.end(f"{len(results)} probes passed")
         return tuple(results)
 
-    def _live(self) -> ProbeResult:
+    @cached_property
+    def _target(self) -> Target:
+        """What the probes are to probe; raises api-key-file."""
         import healthchecks
 
-        return healthchecks.live(target(self.plan, LIVE_SECONDS))
+        plan = self.plan
+        key = read_key(Path(plan.api_key_file)) if plan.api_key_file else None
+        timeout = self.config.timeouts.probe
+        return healthchecks.Target(plan.api_url, plan.model.served_name, key, timeout)
 
     def _ready(self) -> ProbeResult:
         import healthchecks
 
-        return healthchecks.ready(target(self.plan, self.config.timeouts.probe))
-
-
-def target(plan: Plan, timeout: float) -> Target:
-    """Return what the probes are to probe; `timeout` in seconds. Raises api-key-file."""
-    import healthchecks
-
-    key = read_key(Path(plan.api_key_file)) if plan.api_key_file else None
-    return healthchecks.Target(plan.api_url, plan.model.served_name, key, timeout)
+        return healthchecks.ready(self._target)
 
 
 def run_smoke(target: Target, progress: Progress) -> list[ProbeResult]:
