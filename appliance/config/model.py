@@ -49,6 +49,9 @@ class Parallel:
     expert_parallel: bool | None = key(
         None, "Whole experts on each rank instead of slices of all of them."
     )
+    data_parallel_size: int = key(
+        1, "Replicas of the model in one server; each takes as many NPUs as the first.", ge=1, le=16
+    )
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,10 @@ class Server:
     bind: str = key(
         "127.0.0.1", "Host address that the API is published on.", pattern=r"^[0-9A-Fa-f.:]+$"
     )
-    port: int = key(8000, "Host port of the API.", **PORT)
+    port: int | None = key(
+        None, "Host port of the API; by default the first from 8000 on that no appliance has.",
+        **PORT,
+    )
     network: Literal["bridge", "host"] = key(
         "bridge", "Container network: `bridge` publishes one port, `host` shares the host's."
     )
@@ -68,6 +74,7 @@ class Server:
     )
     max_model_len: int | None = key(None, "Longest prompt plus answer, in tokens.", ge=256)
     max_num_seqs: int | None = key(None, "Most requests in one batch.", ge=1)
+    max_num_batched_tokens: int | None = key(None, "Most tokens in one step.", ge=256)
     memory_utilization: float | None = key(
         None, "Share of the device's memory that vLLM may use.", gt=0.0, le=0.98
     )
@@ -98,6 +105,9 @@ class Container:
         "unless-stopped", "Docker's restart policy."
     )
     ulimits: dict[str, int] = key({}, "Resource limits by name, such as `memlock: -1`.")
+    runtime: Literal["runc", "ascend"] = key(
+        "runc", "`runc` is given each device by name; `ascend` lets Ascend Docker Runtime do it."
+    )
     privileged: bool = key(False, "Give up isolation: every device, every capability.")
     environment: dict[str, str] = key({}, "Further environment variables; no secrets here.")
 
@@ -162,6 +172,9 @@ class Config:
         None, "Ascend product (`atlas-a2`, `atlas-a3`), where it can't be detected."
     )
     release: str | None = key(None, "vllm-ascend release, such as `v0.23.0`.")
+    profile: Literal["default", "high-throughput", "low-latency", "long-context"] = key(
+        "default", "Named set of arguments: what each was measured on is in the README."
+    )
     npus: list[int] | None = key(None, "Numbers N of the /dev/davinciN to use.")
     model: Model = field(default_factory=Model)
     parallel: Parallel = field(default_factory=Parallel)

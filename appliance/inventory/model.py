@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,10 @@ class Process:
 
 @dataclass(frozen=True)
 class Npu:
-    """One die: one `/dev/davinciN`. Memory in MiB; `None` where it is not known."""
+    """One die: one `/dev/davinciN`. Memory in MiB; `None` where it is not known.
+
+    `npu_id` and `chip_id` are npu-smi's; N of the device is the driver's physical id.
+    """
 
     npu_id: int
     chip_id: int
@@ -34,6 +37,30 @@ class Npu:
     hbm_total_mib: int | None = None
     hbm_used_mib: int | None = None
     processes: tuple[Process, ...] = ()
+    bus_id: str | None = None
+    cpu_affinity: str | None = None
+
+
+@dataclass(frozen=True)
+class Link:
+    """How two NPUs reach each other: `HCCS`, `PIX`, `SYS`, … as `npu-smi info -t topo` has it.
+
+    `a` and `b` are NPU ids, `a` the lower.
+    """
+
+    a: int
+    b: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What another appliance of this host holds, whether its container runs or is being made."""
+
+    name: str
+    devices: tuple[str, ...] = ()
+    api_port: int | None = None
+    hccl_base_port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +84,7 @@ class System:
     docker: str | None = None
     compose: str | None = None
     runtimes: tuple[str, ...] = ()
+    default_runtime: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,14 +104,18 @@ class Inventory:
     """A host: its product, its NPUs, what exists on it, and what is wrong with it.
 
     `files` holds who owns the device nodes, the driver's paths and the files that the
-    configuration names: `None` is an absent one. A snapshot has none of them.
+    configuration names: `None` is an absent one. A snapshot has none of them. `model_config`
+    is the `config.json` of the model folder that the configuration names.
     """
 
     product: ProductName
     driver_version: str | None = None
     npus: tuple[Npu, ...] = ()
+    links: tuple[Link, ...] = ()
+    claims: tuple[Claim, ...] = ()
     problems: tuple[Problem, ...] = ()
     device_nodes: frozenset[str] = frozenset()
     paths: frozenset[str] = frozenset()
     files: Mapping[str, FileFacts | None] = field(default_factory=dict)
     system: System = field(default_factory=System)
+    model_config: Mapping[str, Any] | None = None

@@ -158,23 +158,23 @@ class Up:
         """Tell whether the container that will go is itself what holds the API port."""
         if found is None or not found.running:
             return False
-        return any(port == self.config.server.port for _, port in found.ports)
+        return any(port == self.plan.api_port for _, port in found.ports)
 
     def _refuse_taken_port(self) -> None:
-        server = self.config.server
+        server, port = self.config.server, self.plan.api_port
         family = socket.AF_INET6 if ":" in server.bind else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((server.bind, server.port))
+                probe.bind((server.bind, port))
             except OSError as error:
                 if isinstance(error, PermissionError):
                     return  # A low port: the engine may bind it, this user may not.
                 taken = error.errno == errno.EADDRINUSE
                 raise ApplianceError(
                     "port-in-use" if taken else "config-invalid",
-                    f"server.bind {server.bind}, port {server.port}: {error.strerror}.",
-                    f"See who it is with `ss -ltnp sport = :{server.port}`, or choose another "
+                    f"server.bind {server.bind}, port {port}: {error.strerror}.",
+                    f"See who it is with `ss -ltnp sport = :{port}`, or choose another "
                     "`server.port`."
                     if taken
                     else "Set `server.bind` to an address of this host.",

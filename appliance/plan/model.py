@@ -138,6 +138,27 @@ class ModelPlan:
 
 
 @dataclass(frozen=True)
+class MemoryPlan:
+    """What one rank's device memory is spent on. Bytes per rank, but for the last four.
+
+    `usable` is what the runtime reports as the device's total, `budget` the share of it that
+    `--gpu-memory-utilization` leaves to vLLM. `kv_tokens` counts the tokens that fit in the KV
+    cache; `max_concurrency` how many requests of `--max-model-len` tokens that is.
+    """
+
+    usable_bytes: int
+    budget_bytes: int
+    weights_bytes_per_rank: int
+    activation_bytes_per_rank: int
+    communication_bytes_per_rank: int
+    kv_cache_bytes_per_rank: int
+    kv_bytes_per_token_per_rank: int
+    kv_tokens: int
+    max_concurrency: float
+    fits: bool
+
+
+@dataclass(frozen=True)
 class Plan:
     """One deployment, completely. Same config, inventory and catalog: same plan."""
 
@@ -149,7 +170,10 @@ class Plan:
     container: Container
     serve_args: tuple[str, ...]
     tensor_parallel_size: int
+    data_parallel_size: int
     expert_parallel: bool
+    memory: MemoryPlan | None
+    api_port: int
     api_url: str
     api_key_file: str | None
     warnings: tuple[str, ...]
@@ -167,7 +191,9 @@ class Plan:
             "image": self.image.name,
             "image_source": dataclasses.asdict(self.image),
             "tensor_parallel_size": self.tensor_parallel_size,
+            "data_parallel_size": self.data_parallel_size,
             "expert_parallel": self.expert_parallel,
+            "memory": dataclasses.asdict(self.memory) if self.memory else None,
             "serve_args": list(self.serve_args),
             "api_url": self.api_url,
             "warnings": list(self.warnings),

@@ -207,7 +207,11 @@ def test_config_show_says_where_each_value_comes_from(home: Path) -> None:
     assert rows["name"] == {"key": "name", "value": "from-file", "origin": "appliance.yaml"}
     assert rows["npus"] == {"key": "npus", "value": [1], "origin": "flag"}
     assert rows["platform"]["origin"] == "APPLIANCE_PLATFORM"
-    assert rows["server.port"] == {"key": "server.port", "value": 8000, "origin": "default"}
+    assert rows["server.bind"] == {
+        "key": "server.bind",
+        "value": "127.0.0.1",
+        "origin": "default",
+    }
 
 
 def test_config_schema_is_one_document(home: Path) -> None:

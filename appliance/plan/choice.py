@@ -1,0 +1,102 @@
+"""What is decided first, and everything else follows from: platform, product, release, model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from appliance.catalog import load as catalog
+from appliance.errors import ApplianceError
+from appliance.plan import ascend, names, ports
+from appliance.plan.model import ModelPlan
+
+if TYPE_CHECKING:
+    from appliance.config.model import Config
+    from appliance.inventory.model import Inventory
+    from appliance.plan.ports import Ports
+
+# Where bundled models are, seen from a rendered file, when there is no checkout to point to.
+RELATIVE_MODELS = "./models"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was decided first and everything else follows from."""
+
+    platform_name: Literal["ascend", "cpu"]
+    platform: catalog.Platform
+    product_name: str
+    product: catalog.Product | None
+    release_name: str
+    release: catalog.Release
+    model: ModelPlan
+    known_model: catalog.Model | None
+    ranks: int
+    data_parallel_size: int
+    expert_parallel: bool
+    ports: Ports
+
+
+def choose(config: Config, inventory: Inventory, models_dir: str | None) -> Choice:
+    """Decide; raises `ApplianceError` where config, host and catalog do not fit together."""
+    name: Literal["ascend", "cpu"]
+    if config.platform == "auto":
+        name = "cpu" if inventory.product == "none" and not config.product else "ascend"
+    else:
+        name = config.platform
+    platform = catalog.platforms()[name]
+    product_name = ascend.product_name(config, inventory) if name == "ascend" else "none"
+    release_name = config.release or platform.release
+    if release_name not in catalog.releases():
+        raise ApplianceError(
+            "config-invalid",
+            f"release {release_name} is not known.",
+            f"Known releases: {', '.join(catalog.releases())}.",
+        )
+    model = _model(config, platform, models_dir)
+    known = catalog.models().get(model.id)
+    if known is not None and name not in known.platforms:
+        raise ApplianceError(
+            "host-unsupported",
+            f"{model.id} does not run on the platform {name}.",
+            f"It runs on {', '.join(known.platforms)}; here the default is {platform.model}.",
+        )
+    expert_parallel = config.parallel.expert_parallel
+    return Choice(
+        platform_name=name,
+        platform=platform,
+        product_name=product_name,
+        product=catalog.products().get(product_name),
+        release_name=release_name,
+        release=catalog.releases()[release_name],
+        model=model,
+        known_model=known,
+        ranks=config.parallel.tensor_parallel_size or platform.tensor_parallel_size,
+        data_parallel_size=config.parallel.data_parallel_size,
+        expert_parallel=platform.expert_parallel if expert_parallel is None else expert_parallel,
+        ports=ports.allot(config, inventory),
+    )
+
+
+def _model(config: Config, platform: catalog.Platform, models_dir: str | None) -> ModelPlan:
+    wanted = config.model
+    if wanted.path is not None:
+        folder = wanted.path.rstrip("/").rpartition("/")[2]
+        # A copy of a known model is that model, wherever it lies.
+        known_ids = (name for name in catalog.models() if name.rpartition("/")[2] == folder)
+        model_id = wanted.id or next(known_ids, folder)
+        served = wanted.served_name or model_id
+        target = f"{names.MODELS_DIR}/{folder}"
+        return ModelPlan(model_id, served, "path", wanted.path, target, wanted.revision)
+    model_id = wanted.id or platform.model
+    served = wanted.served_name or model_id
+    target = f"{names.MODELS_DIR}/{model_id.rpartition('/')[2]}"
+    known = catalog.models().get(model_id)
+    if known is not None and known.bundled:
+        host = f"{models_dir or RELATIVE_MODELS}/{model_id}"
+        return ModelPlan(model_id, served, "bundled", host, target, None)
+    # The layout of ModelScope's library up to 1.37, which the guide's evaluation names and
+    # newer ones still find.
+    owner, slash, name = model_id.rpartition("/")
+    host = f"{config.cache.dir}/hub/models/{owner}{slash}{name.replace('.', '___')}"
+    return ModelPlan(model_id, served, "hub", host, target, wanted.revision)
