@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance import paths
+from appliance.engine import claims
 from appliance.errors import ApplianceError
 from appliance.inventory import read
+from appliance.inventory.model import Problem
+from appliance.lifecycle import state
 from appliance.plan import ascend
 from appliance.plan.make import make
 
@@ -52,7 +55,21 @@ def take(config: Config, snapshot: Path | None = None) -> Inventory:
     key_file = config.server.api_key_file
     if paths.inside_image():
         key_file = None  # It is on the host, where nothing can be asked about it from here.
-    return read.live(ascend.candidate_paths(), (key_file,) if key_file else ())
+    found = read.live(ascend.candidate_paths(), (key_file,) if key_file else ())
+    held = claims.read()
+    problems = () if held is not None else (_SILENT,)
+    return dataclasses.replace(
+        found,
+        claims=(*(held or ()), *state.pending(config.name)),
+        problems=(*found.problems, *problems) if found.npus else found.problems,
+    )
+
+
+_SILENT = Problem(
+    "claims-unknown",
+    "The Docker engine does not say which appliances run, so what they hold is not known.",
+    "See that you may use its socket: `docker ps`.",
+)
 
 
 def absolute(config: Config) -> Config:

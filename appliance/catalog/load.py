@@ -38,6 +38,8 @@ class Platform:
     base_entrypoint: Literal["own", "cleared"]
     shm_size: str
     mirrors: tuple[str, ...] = ()
+    # By operating system in the image: what ends the tag, after the product's suffix.
+    os_suffixes: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     args: tuple[tuple[str, ...], ...] = ()
     local_base: LocalBase | None = None
@@ -49,6 +51,7 @@ class ManagementDevice:
 
     container: str
     host: tuple[str, ...]
+    required: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class DriverPath:
 
     path: str
     required: bool
+    # Ascend Docker Runtime mounts it by itself.
+    injected: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ class Product:
     npu_device: str
     management_devices: tuple[ManagementDevice, ...]
     driver_paths: tuple[DriverPath, ...]
+    # Who owns the device nodes where the host can't be asked.
+    device_gid: int
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,8 @@ class Model:
     """A model that the appliance knows."""
 
     platforms: tuple[str, ...]
+    # Ascend products that vllm-ascend lists it for.
+    products: tuple[str, ...] = ()
     max_model_len: int | None = None
     limit_mm_per_prompt: Mapping[str, int] = field(default_factory=dict)
     reasoning_parser: str | None = None
@@ -121,7 +130,7 @@ def products() -> Mapping[str, Product]:
     for name, row in _file("products").items():
         values = dict(row)
         values["management_devices"] = tuple(
-            ManagementDevice(item["container"], tuple(item["host"]))
+            ManagementDevice(**{**item, "host": tuple(item["host"])})
             for item in row["management_devices"]
         )
         values["driver_paths"] = tuple(DriverPath(**item) for item in row["driver_paths"])
@@ -133,7 +142,9 @@ def products() -> Mapping[str, Product]:
 def models() -> Mapping[str, Model]:
     """Return the known models by id."""
     return {
-        name: Model(**{**row, "platforms": tuple(row["platforms"])})
+        name: Model(
+            **{**row, "platforms": tuple(row["platforms"]), "products": tuple(row["products"])}
+        )
         for name, row in _file("models").items()
     }
 

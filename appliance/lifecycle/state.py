@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
+import json
 import os
 import time
 from contextlib import contextmanager, suppress
@@ -11,11 +13,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from appliance.errors import ApplianceError
+from appliance.inventory.model import Claim
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SHARED_LOCKS = Path("/run/lock")
+PREFIX = "qwen3-omni-appliance-"
+# Choosing dies and ports is the work of milliseconds, npu-smi's answer that of seconds.
+ALLOT_SECONDS = 60.0
 LOCK_TRIES = 20
 LOCK_TRY_SECONDS = 0.02
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -59,15 +65,19 @@ def mark_verified(name: str, container_id: str) -> None:
     write(folder(name) / "verified", container_id)
 
 
-def _lock_file(name: str) -> Path:
-    """Return where the lock is: in a place that all users share, where there is one.
+def _locks(name: str) -> Path:
+    """Return the folder of the locks: one that all users share, where there is one.
 
     Two users of one engine, root and an operator in the docker group, must not work against
     each other.
     """
     if os.access(SHARED_LOCKS, os.W_OK | os.X_OK):
-        return SHARED_LOCKS / f"qwen3-omni-appliance-{name}.lock"
-    return folder(name) / "lock"
+        return SHARED_LOCKS
+    return folder(name).parent
+
+
+def _lock_file(name: str) -> Path:
+    return _locks(name) / f"{PREFIX}{name}.lock"
 
 
 def _open_lock(path: Path) -> IO[str]:
@@ -83,8 +93,27 @@ def _open_lock(path: Path) -> IO[str]:
     return os.fdopen(number, "r+", encoding="utf-8")
 
 
+@dataclasses.dataclass
+class Change:
+    """The right to change one appliance, held until the block ends."""
+
+    name: str
+    title: str
+    file: IO[str]
+
+    def claim(self, claim: Claim) -> None:
+        """Say what the container that is being made will hold, for others to leave alone."""
+        self._write(json.dumps(dataclasses.asdict(claim)))
+
+    def _write(self, claim: str) -> None:
+        self.file.seek(0)
+        self.file.truncate(0)
+        self.file.write(f"{self.title}\n{claim}\n")
+        self.file.flush()
+
+
 @contextmanager
-def changing(name: str, action: str) -> Iterator[None]:
+def changing(name: str, action: str) -> Iterator[Change]:
     """Hold the right to change this appliance; raises busy where another command has it.
 
     The kernel lets go of the lock when the process ends, however it ends.
@@ -97,20 +126,53 @@ def changing(name: str, action: str) -> Iterator[None]:
     with opened as file:
         if not _locked(file):
             file.seek(0)
-            holder = file.read().strip() or "another command"
+            holder = file.readline().strip() or "another command"
             raise ApplianceError("busy", f"{holder} is changing the appliance {name}.")
-        file.truncate(0)
-        file.write(f"`appliance {action}` (process {os.getpid()})")
-        file.flush()
+        change = Change(name, f"`appliance {action}` (process {os.getpid()})", file)
+        change._write("")  # noqa: SLF001
         try:
-            yield
+            yield change
         finally:
             file.truncate(0)
 
 
-def _locked(file: IO[str]) -> bool:
-    """Take the lock, unless it is held for longer than `holder` holds it to look at it."""
-    for _ in range(LOCK_TRIES):
+@contextmanager
+def allotting(name: str) -> Iterator[None]:
+    """Hold, for a moment, the right to choose dies and ports on this host; raises busy."""
+    path = _locks(name) / "qwen3-omni-appliances.lock"
+    try:
+        opened = _open_lock(path)
+    except OSError as error:
+        raise _not_written(path, error) from error
+    with opened as file:
+        if not _locked(file, round(ALLOT_SECONDS / LOCK_TRY_SECONDS)):
+            raise ApplianceError(
+                "busy",
+                f"Another `appliance up` has been choosing NPUs for {ALLOT_SECONDS:g} s.",
+                f"Wait for it, or end it: `fuser {path}` names it.",
+            )
+        yield
+
+
+def pending(name: str) -> tuple[Claim, ...]:
+    """Return what other `appliance up` on this host have chosen and are making now.
+
+    A claim counts while its lock is held: what a command that crashed left behind does not.
+    """
+    found = []
+    for path in _locks(name).glob(f"{PREFIX}*.lock"):
+        other = path.name[len(PREFIX) : -len(".lock")]
+        lines = _held(path) if other != name else None
+        with suppress(ValueError, TypeError, IndexError):
+            claim = json.loads(lines[1]) if lines else None
+            if claim:
+                found.append(Claim(**{**claim, "devices": tuple(claim["devices"])}))
+    return tuple(found)
+
+
+def _locked(file: IO[str], tries: int = LOCK_TRIES) -> bool:
+    """Take the lock, unless it is held for longer than `_held` holds it to look at it."""
+    for _ in range(tries):
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
@@ -120,13 +182,20 @@ def _locked(file: IO[str]) -> bool:
 
 def holder(name: str) -> str | None:
     """Return who is changing this appliance now, or `None`."""
-    path = _lock_file(name)
+    lines = _held(_lock_file(name))
+    if lines is None:
+        return None
+    return lines[0] if lines and lines[0] else "another command"
+
+
+def _held(path: Path) -> list[str] | None:
+    """Return the lines of a lock file that is held, or `None` where nobody holds it."""
     try:
         with path.open("r", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
-                return file.read().strip() or "another command"
-    except OSError:
+                return file.read().splitlines()
+    except (OSError, UnicodeDecodeError):
         return None
     return None

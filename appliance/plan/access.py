@@ -57,15 +57,20 @@ def warnings(config: Config) -> list[str]:
     return [f"{name} is set by hand: it may undo a protection of the default." for name in loosened]
 
 
-def groups(config: Config, inventory: Inventory, sources: Iterable[str]) -> tuple[int, ...]:
+def groups(
+    config: Config, inventory: Inventory, sources: Iterable[str], device_gid: int | None
+) -> tuple[int, ...]:
     """Return the groups that the container's root must be in to use what it is given.
 
     Root without capabilities is a user like any other: it reads what root owns, what everybody
     may read, and what its groups may read. NPU device nodes usually belong to HwHiAiUser, mode
-    0660 (vllm-ascend issue 9490). `sources` are the host paths of devices and mounts; those of
-    which nothing is known (a snapshot) need no group. Raises api-key-file.
+    0660 (vllm-ascend issue 9490). `sources` are the host paths of devices and mounts. Where the
+    host can't be asked (a snapshot), `device_gid` is the group of its devices, if it has any.
+    Raises api-key-file.
     """
     needed = set()
+    if not inventory.files and device_gid is not None:
+        needed.add(device_gid)
     for source in sources:
         facts = inventory.files.get(source)
         if facts is not None and not _readable(facts) and facts.mode & 0o040:

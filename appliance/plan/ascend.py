@@ -6,17 +6,33 @@ from typing import TYPE_CHECKING
 
 from appliance.catalog import load as catalog
 from appliance.errors import ApplianceError
+from appliance.plan import names
+from appliance.plan.dies import number
 from appliance.plan.model import Device, Mount
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from appliance.config.model import Config
-    from appliance.inventory.model import Inventory
+    from appliance.inventory.model import Inventory, Npu
+
+# The name under which its installer registers it with Docker (mind-cluster,
+# component/ascend-docker-runtime, install/process/constant.go).
+RUNTIME = "ascend"
 
 
 def product_name(config: Config, inventory: Inventory) -> str:
     """Return the product's name; raises host-unsupported when it is none of the catalog's."""
-    name = config.product or inventory.product
+    found, wanted = inventory.product, config.product
     known = ", ".join(catalog.products())
+    if found == "unsupported":
+        chips = ", ".join(sorted({npu.name for npu in inventory.npus if npu.name}))
+        raise ApplianceError(
+            "host-unsupported",
+            f"This host's NPUs are {chips or 'of an old kind'}: vllm-ascend does not support them.",
+            "Use a host with Atlas A2 or A3; or set `platform` to cpu, for the test model.",
+        )
+    name = wanted or found
     if name in ("none", "unknown"):
         raise ApplianceError(
             "host-unsupported",
@@ -24,53 +40,43 @@ def product_name(config: Config, inventory: Inventory) -> str:
             f"Set `product` to one of {known}; or `platform` to cpu.",
         )
     if name not in catalog.products():
+        raise ApplianceError("host-unsupported", f"The product {name} is not known.", known)
+    if found in catalog.products() and found != name:
         raise ApplianceError(
-            "host-unsupported", f"The product {name} is not supported.", f"Supported: {known}."
+            "host-unsupported",
+            f"`product` is {name}, but this host's NPUs are those of {found}.",
+            "Leave `product` out: it is for hosts whose NPUs can't be told.",
         )
     return name
 
 
 def devices(
-    product: catalog.Product, config: Config, inventory: Inventory, ranks: int
+    product: catalog.Product, inventory: Inventory, dies: Sequence[Npu]
 ) -> tuple[Device, ...]:
-    """Return the nodes of `ranks` NPUs and of the managers that every NPU needs.
+    """Return the nodes of the chosen dies and of the managers that every NPU needs.
 
     Each NPU keeps its number in the container: CANN numbers what it sees from 0, and npu-smi
     in the container uses the host's numbers. Raises devices-missing.
     """
-    present = [npu.device for npu in inventory.npus if npu.device]
-    if config.npus is not None:
-        wanted = [product.npu_device.format(n=n) for n in config.npus]
-        if len(wanted) != ranks:
-            raise ApplianceError(
-                "config-invalid",
-                f"`npus` names {len(wanted)} NPUs, but tensor_parallel_size is {ranks}.",
-                "Name as many NPUs as there are ranks.",
-            )
-        if len(set(wanted)) != ranks:
-            raise ApplianceError("config-invalid", "`npus` names an NPU twice.", "Name each once.")
-    else:
-        wanted = present[:ranks]
-    missing = [node for node in wanted if node not in present]
-    if missing or len(wanted) < ranks:
-        raise ApplianceError(
-            "devices-missing",
-            f"{ranks} NPUs are needed; this host has {', '.join(present) or 'none'}"
-            + (f", and {', '.join(missing)} is not there." if missing else "."),
-        )
-    chosen = [Device(node, node) for node in wanted]
+    chosen = [Device(npu.device, npu.device) for npu in dies if npu.device]
     for manager in product.management_devices:
         host = next((node for node in manager.host if node in inventory.device_nodes), None)
-        if host is None:
+        if host is not None:
+            chosen.append(Device(host, manager.container))
+        elif manager.required:
             raise ApplianceError(
                 "devices-missing", f"The device node {manager.host[0]} is not on this host."
             )
-        chosen.append(Device(host, manager.container))
     return tuple(chosen)
 
 
-def driver_mounts(product: catalog.Product, inventory: Inventory) -> tuple[Mount, ...]:
-    """Return read-only mounts of the driver paths that exist; raises devices-missing."""
+def driver_mounts(
+    product: catalog.Product, config: Config, inventory: Inventory
+) -> tuple[Mount, ...]:
+    """Return read-only mounts of the driver paths that exist; raises devices-missing.
+
+    Ascend Docker Runtime mounts most of them itself: what it mounts is left to it.
+    """
     missing = [
         item.path
         for item in product.driver_paths
@@ -84,7 +90,15 @@ def driver_mounts(product: catalog.Product, inventory: Inventory) -> tuple[Mount
         Mount("bind", item.path, item.path, read_only=True)
         for item in product.driver_paths
         if item.path in inventory.paths
+        and not (item.injected and config.container.runtime == RUNTIME)
     )
+
+
+def visible(config: Config, dies: Sequence[Npu]) -> tuple[tuple[str, str], ...]:
+    """Return the variable that tells Ascend Docker Runtime which dies to give."""
+    if config.container.runtime != RUNTIME:
+        return ()
+    return ((names.VISIBLE, ",".join(str(number(npu)) for npu in dies)),)
 
 
 def candidate_paths() -> tuple[str, ...]:

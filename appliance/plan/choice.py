@@ -61,6 +61,14 @@ def choose(config: Config, inventory: Inventory, models_dir: str | None) -> Choi
             f"{model.id} does not run on the platform {name}.",
             f"It runs on {', '.join(known.platforms)}; here the default is {platform.model}.",
         )
+    if known is not None and name == "ascend" and product_name not in known.products:
+        listed = " and ".join(catalog.products()[item].title for item in known.products)
+        raise ApplianceError(
+            "host-unsupported",
+            f"vllm-ascend lists {model.id} for {listed} only; this host is "
+            f"{catalog.products()[product_name].title}.",
+            "Use one of those hosts; or serve another model that is listed for this one.",
+        )
     expert_parallel = config.parallel.expert_parallel
     return Choice(
         platform_name=name,

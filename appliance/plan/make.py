@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from appliance.plan import access, arguments, ascend, names
+from appliance.plan import access, arguments, ascend, dies, names
+from appliance.plan import image as images
 from appliance.plan.choice import RELATIVE_MODELS, Choice, choose
 from appliance.plan.model import (
     Container,
     Device,
     Healthcheck,
-    ImagePlan,
     Mount,
     Plan,
     Port,
     Tmpfs,
     Ulimit,
 )
-from appliance.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from appliance.config.model import Config
-    from appliance.inventory.model import Inventory
+    from appliance.inventory.model import Inventory, Npu
 
 _UNITS = {"k": 1024, "m": 1024**2, "g": 1024**3}
 
@@ -38,16 +38,8 @@ def make(config: Config, inventory: Inventory, models_dir: str | None) -> Plan:
     """
     choice = choose(config, inventory, models_dir)
     access.check(config)
-    devices: tuple[Device, ...] = ()
-    driver: tuple[Mount, ...] = ()
-    if choice.product is not None:
-        devices = ascend.devices(choice.product, config, inventory, choice.ranks)
-        driver = ascend.driver_mounts(choice.product, inventory)
-    sources = [*(device.host for device in devices), *(mount.source for mount in driver)]
-    if config.server.api_key_file is not None:
-        sources.append(config.server.api_key_file)
-    groups = access.groups(config, inventory, sources)
-    image = _image(config, choice)
+    host = _host(config, inventory, choice)
+    image = images.image(config, choice)
     args = arguments.serve(config, choice)
     return Plan(
         platform=choice.platform_name,
@@ -56,7 +48,7 @@ def make(config: Config, inventory: Inventory, models_dir: str | None) -> Plan:
         model=choice.model,
         image=image,
         container=dataclasses.replace(
-            _container(config, choice, image.name, args, (devices, driver, groups)),
+            _container(config, choice, image.reference, args, host),
             api_key_stamp=_stamp(config, inventory),
         ),
         serve_args=args,
@@ -67,30 +59,38 @@ def make(config: Config, inventory: Inventory, models_dir: str | None) -> Plan:
         api_port=choice.ports.api,
         api_url=_api_url(config, choice.ports.api),
         api_key_file=config.server.api_key_file,
-        warnings=(*access.warnings(config), *_warnings(config, choice, driver)),
+        warnings=(
+            *access.warnings(config),
+            *images.warnings(config, choice),
+            *dies.warnings(host.dies, inventory),
+            *_warnings(config, choice, host),
+        ),
     )
 
 
-def _image(config: Config, choice: Choice) -> ImagePlan:
-    if config.image.name is not None:
-        return ImagePlan(config.image.name, None)
-    platform = choice.platform
-    suffix = choice.product.image_suffix if choice.product else "-cpu"
+@dataclass(frozen=True)
+class _Host:
+    """What of the host goes into the container."""
 
-    def fill(text: str) -> str:
-        return text.format(release=choice.release_name, suffix=suffix)
+    dies: tuple[Npu, ...] = ()
+    devices: tuple[Device, ...] = ()
+    driver: tuple[Mount, ...] = ()
+    groups: tuple[int, ...] = ()
 
-    local = platform.local_base if config.image.base is None else None
-    return ImagePlan(
-        name=f"qwen3-omni-appliance:{__version__}-{choice.release_name}{suffix}",
-        base=config.image.base or fill(platform.base_image),
-        mirrors=() if config.image.base else tuple(fill(name) for name in platform.mirrors),
-        base_entrypoint=platform.base_entrypoint,
-        local_dockerfile=local.dockerfile if local else None,
-        local_image=fill(local.image) if local else None,
-        local_debian=local.debian if local else None,
-        local_debian_suite=local.debian_suite if local else None,
-    )
+
+def _host(config: Config, inventory: Inventory, choice: Choice) -> _Host:
+    key = (config.server.api_key_file,) if config.server.api_key_file else ()
+    product = choice.product
+    if product is None:
+        return _Host(groups=access.groups(config, inventory, key, None))
+    chosen = dies.choose(config, inventory, choice.ranks, choice.data_parallel_size)
+    nodes = ascend.devices(product, inventory, chosen)
+    driver = ascend.driver_mounts(product, config, inventory)
+    sources = [*(node.host for node in nodes), *(mount.source for mount in driver), *key]
+    groups = access.groups(config, inventory, sources, product.device_gid)
+    if config.container.runtime == ascend.RUNTIME:
+        nodes = ()  # It gives them by itself.
+    return _Host(chosen, nodes, driver, groups)
 
 
 def _container(
@@ -98,12 +98,11 @@ def _container(
     choice: Choice,
     image: str,
     serve_args: Sequence[str],
-    host: tuple[tuple[Device, ...], tuple[Mount, ...], tuple[int, ...]],
+    host: _Host,
 ) -> Container:
-    devices, driver, groups = host
     limits, server = config.container, config.server
     mounts = [Mount("bind", choice.model.host_path, choice.model.container_path, read_only=True)]
-    mounts += driver
+    mounts += host.driver
     mounts.append(Mount("volume", f"{config.name}-cache", names.CACHE_DIR, read_only=False))
     if server.api_key_file is not None:
         mounts.append(Mount("bind", server.api_key_file, names.API_KEY_FILE, read_only=True))
@@ -112,8 +111,10 @@ def _container(
         name=config.name,
         image=image,
         command=(*names.START_COMMAND, "vllm", "serve", *serve_args),
-        environment=arguments.environment(config, choice),
-        devices=devices,
+        environment=tuple(
+            sorted({*arguments.environment(config, choice), *ascend.visible(config, host.dies)})
+        ),
+        devices=host.devices,
         mounts=tuple(mounts),
         ports=(Port(server.bind, choice.ports.api, names.API_PORT),) if published else (),
         # exec: compilers put what they made there and load it.
@@ -129,6 +130,7 @@ def _container(
             retries=3,
         ),
         network=server.network,
+        runtime=limits.runtime if limits.runtime == ascend.RUNTIME else None,
         restart=limits.restart,
         shm_size_bytes=_bytes(limits.shm_size or choice.platform.shm_size),
         memory_bytes=_bytes(limits.memory) if limits.memory else None,
@@ -137,7 +139,7 @@ def _container(
         privileged=limits.privileged,
         cap_drop=() if limits.privileged else ("ALL",),
         security_opt=() if limits.privileged else ("no-new-privileges:true",),
-        group_add=groups,
+        group_add=host.groups,
         read_only=True,
         stop_signal="SIGINT",
         stop_timeout=config.timeouts.stop,
@@ -146,14 +148,15 @@ def _container(
     )
 
 
-def _warnings(config: Config, choice: Choice, driver: Sequence[Mount]) -> tuple[str, ...]:
+def _warnings(config: Config, choice: Choice, host: _Host) -> tuple[str, ...]:
     found = []
     if config.container.privileged:
         found.append(
             "container.privileged is on: the container sees every device of the host, and "
             "nothing separates it from other users of the NPUs."
         )
-    if choice.product is not None and not any(m.target.endswith("/npu-smi") for m in driver):
+    named = choice.product is not None and config.container.runtime != ascend.RUNTIME
+    if named and not any(m.target.endswith("/npu-smi") for m in host.driver):
         found.append(
             "npu-smi is neither in /usr/local/bin nor in /usr/local/sbin: CPU binding and "
             "vLLM's NPU health check will be off."

@@ -81,6 +81,8 @@ class Container:
     ulimits: tuple[Ulimit, ...]
     healthcheck: Healthcheck
     network: Literal["bridge", "host"]
+    # `None` is the engine's own default.
+    runtime: str | None
     restart: str
     shm_size_bytes: int
     memory_bytes: int | None
@@ -111,18 +113,44 @@ class Container:
         }
 
 
+def pinned(name: str, digest: str | None) -> str:
+    """Return an image's name with its digest, by which the engine then goes.
+
+    The tag stays, for people: where there is a digest, engines look at nothing else.
+    """
+    return name if digest is None or "@" in name else f"{name}@{digest}"
+
+
 @dataclass(frozen=True)
 class ImagePlan:
-    """The image to run, and how to come by it. `base` is `None` for an image used as it is."""
+    """The image to run, and how to come by it. `base` is `None` for an image used as it is.
+
+    `digest` pins what comes from a registry: the base, or the image itself where it is used as
+    it is. `None` where nothing pins it.
+    """
 
     name: str
     base: str | None
     mirrors: tuple[str, ...] = ()
+    digest: str | None = None
     base_entrypoint: Literal["own", "cleared"] = "own"
     local_dockerfile: str | None = None
     local_image: str | None = None
     local_debian: str | None = None
     local_debian_suite: str | None = None
+
+    @property
+    def reference(self) -> str:
+        """How a container names its image: with the digest where that is pulled as it is.
+
+        An image that is built here has no digest: a registry would have to give it one.
+        """
+        return self.name if self.base else pinned(self.name, self.digest)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of what comes from a registry, in the order in which they are tried."""
+        return (self.base or self.name, *self.mirrors)
 
 
 @dataclass(frozen=True)
@@ -188,7 +216,7 @@ class Plan:
             "product": self.product,
             "release": self.release,
             "model": dataclasses.asdict(self.model),
-            "image": self.image.name,
+            "image": self.image.reference,
             "image_source": dataclasses.asdict(self.image),
             "tensor_parallel_size": self.tensor_parallel_size,
             "data_parallel_size": self.data_parallel_size,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 LABEL_NAME = "appliance.name"
 LABEL_HASH = "appliance.plan-hash"
 LABEL_SPEC = "appliance.plan"
@@ -15,3 +17,7 @@ API_KEY_FILE = "/run/secrets/appliance-api-key"
 KEY_MIDDLEWARE = "appliance.inside.auth.RequireKey"
 # Reads the API key's file and becomes the engine.
 START_COMMAND = ("python3", "-m", "appliance.inside")
+# A die of the host. The managers' nodes begin in the same way.
+NPU_NODE = re.compile(r"^/dev/davinci(\d+)$")
+# Read by Ascend Docker Runtime, on the host: the numbers N of the dies that it is to give.
+VISIBLE = "ASCEND_VISIBLE_DEVICES"

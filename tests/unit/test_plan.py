@@ -225,7 +225,8 @@ def test_plan_of_an_atlas_a2() -> None:
         *(Mount("bind", path, path, read_only=True) for path in driver),
         Mount("volume", "qwen3-omni-cache", "/var/cache/appliance", read_only=False),
     )
-    assert made.warnings == ()
+    (blind,) = made.warnings
+    assert "whether they are free is not known" in blind
 
 
 def test_arguments_and_variables_of_an_atlas_a2() -> None:
@@ -286,8 +287,9 @@ def test_the_manager_itself_is_preferred_to_its_nested_name() -> None:
 
 
 def test_a_host_without_npu_smi_gets_a_plan_and_a_warning() -> None:
-    (warning,) = ascend(NESTED).warnings
-    assert "npu-smi" in warning
+    blind, without = ascend(NESTED).warnings
+    assert "whether they are free is not known" in blind
+    assert "neither in /usr/local/bin nor in /usr/local/sbin" in without
 
 
 @pytest.mark.parametrize("path", [*DRIVER, "/usr/local/dcmi", "/etc/ascend_install.info"])
@@ -337,11 +339,12 @@ def test_npus_are_taken_by_number_not_by_name() -> None:
     ]  # fmt: skip
 
 
-def test_npus_that_the_operator_chose_are_taken_in_that_order() -> None:
+def test_npus_that_the_operator_chose_are_taken() -> None:
+    """In the order of their numbers: that is how CANN numbers what it sees in a container."""
     made = ascend(A2, "npus=[7, 3]")
     assert made.container.devices[:2] == (
-        Device("/dev/davinci7", "/dev/davinci7"),
         Device("/dev/davinci3", "/dev/davinci3"),
+        Device("/dev/davinci7", "/dev/davinci7"),
     )
 
 
@@ -383,10 +386,24 @@ def test_a_product_that_is_not_in_the_catalog_is_refused(product: str) -> None:
     assert "atlas-a2" in error.message + error.remedy
 
 
-@pytest.mark.parametrize("product", ["atlas-310p", "ascend-950", "unsupported"])
-def test_a_detected_product_that_is_not_supported_is_refused(product: ProductName) -> None:
+@pytest.mark.parametrize(
+    ("product", "phrase"),
+    [
+        ("atlas-310p", "this host is Atlas 300I (310P)"),
+        ("ascend-950", "this host is Ascend 950"),
+        ("unsupported", "vllm-ascend does not support them"),
+    ],
+)
+def test_a_detected_product_that_is_not_supported_is_refused(
+    product: ProductName, phrase: str
+) -> None:
     host = dataclasses.replace(A2, product=product)
-    assert product in refused("host-unsupported", host).message
+    assert phrase in refused("host-unsupported", host).message
+
+
+def test_a_product_that_contradicts_what_was_detected_is_refused() -> None:
+    host = dataclasses.replace(A2, product="atlas-a3")
+    assert "atlas-a3" in refused("host-unsupported", host, "product=atlas-a2").message
 
 
 def test_the_ascend_platform_without_npus_is_refused() -> None:

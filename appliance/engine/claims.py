@@ -1,0 +1,112 @@
+"""What the appliances of this host hold: read from their containers' labels, never remembered.
+
+A claim lasts as long as the container that runs or will run again, so it survives a crash of the
+launcher and of the host, and it is gone with the container.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from appliance.inventory.model import Claim
+from appliance.plan import names
+
+if TYPE_CHECKING:
+    from appliance.plan.model import Container
+
+DEFAULT_SOCKET = "/var/run/docker.sock"
+# A healthy engine answers from memory, in milliseconds.
+SECONDS = 3.0
+_LIVING = frozenset({"created", "running", "restarting", "paused"})
+
+
+def read() -> tuple[Claim, ...] | None:
+    """Return the claims of this host's containers; `None` where the engine can't be asked."""
+    host = os.environ.get("DOCKER_HOST") or f"unix://{DEFAULT_SOCKET}"
+    scheme, _, path = host.partition("://")
+    try:
+        listed = _ask(path) if scheme == "unix" else _ask_remote()
+        return tuple(
+            claim
+            for row in listed
+            if row.get("State") in _LIVING and (claim := of_labels(row.get("Labels") or {}))
+        )
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+
+
+def of_labels(labels: dict[str, str]) -> Claim | None:
+    """Return what a container with these labels holds; `None` for one that is no appliance's."""
+    name = labels.get(names.LABEL_NAME)
+    if name is None:
+        return None
+    try:
+        spec = json.loads(labels.get(names.LABEL_SPEC, "{}"))
+        return of_spec(name, spec)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return Claim(name)
+
+
+def of_plan(container: Container) -> Claim:
+    """Return what a container that is planned will hold."""
+    return of_spec(container.name, json.loads(container.as_json()))
+
+
+def of_spec(name: str, spec: dict[str, Any]) -> Claim:
+    """Return what a container holds, of its specification as `Container.as_json` has it."""
+    variables = dict(spec.get("environment") or ())
+    nodes = [d["host"] for d in spec.get("devices") or () if names.NPU_NODE.match(d["host"])]
+    nodes += [f"/dev/davinci{n}" for n in variables.get(names.VISIBLE, "").split(",") if n]
+    ports = [int(port["host"]) for port in spec.get("ports") or ()]
+    if spec.get("network") == "host":
+        command = list(spec["command"])
+        ports = [int(command[command.index("--port") + 1])]
+    base = variables.get("HCCL_IF_BASE_PORT")
+    return Claim(name, tuple(nodes), ports[0] if ports else None, int(base) if base else None)
+
+
+def _ask(path: str) -> list[dict[str, Any]]:
+    """Ask the engine on its socket for the appliances' containers.
+
+    By hand, over HTTP/1.0, because every command that makes a plan asks this: the libraries for
+    it take longer to import than all the rest of such a command.
+    """
+    import socket
+
+    if not os.path.exists(path):  # noqa: PTH110 (no import of pathlib's own for one question)
+        return []  # No engine: nothing of it can hold anything.
+    filters = '{"label":["' + names.LABEL_NAME + '"]}'
+    query = f"/containers/json?all=1&filters={_quoted(filters)}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+        channel.settimeout(SECONDS)
+        channel.connect(path)
+        channel.sendall(f"GET {query} HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
+        parts = []
+        while part := channel.recv(65536):
+            parts.append(part)
+    head, _, body = b"".join(parts).partition(b"\r\n\r\n")
+    if b" 200 " not in head.partition(b"\r\n")[0]:
+        raise OSError(head.partition(b"\r\n")[0].decode(errors="replace"))
+    found: list[dict[str, Any]] = json.loads(body)
+    return found
+
+
+def _quoted(text: str) -> str:
+    return "".join(c if c.isalnum() or c in ".-" else f"%{ord(c):02X}" for c in text)
+
+
+def _ask_remote() -> list[dict[str, Any]]:
+    from appliance.engine import docker
+    from appliance.errors import ApplianceError
+
+    try:
+        api = docker.connect().client.api
+        with docker.translated():
+            found: list[dict[str, Any]] = api.containers(
+                all=True, filters={"label": names.LABEL_NAME}
+            )
+    except ApplianceError as error:
+        raise OSError(error.message) from error
+    return found

@@ -1,0 +1,208 @@
+"""What several appliances of one host leave to each other: dies, ports, the right to choose."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from appliance.config.load import load
+from appliance.engine import claims
+from appliance.errors import ApplianceError
+from appliance.inventory import read
+from appliance.inventory.model import Claim, Inventory
+from appliance.lifecycle import state
+from appliance.plan import names, ports
+from appliance.plan.make import make
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+A2 = read.snapshot(Path(__file__).resolve().parents[1] / "hosts" / "synthetic-atlas-a2")
+
+
+def allotted(*overrides: str, held: tuple[Claim, ...] = ()) -> ports.Ports:
+    return ports.allot(load(None, {}, overrides).config, Inventory("none", claims=held))
+
+
+def test_the_first_appliance_gets_the_usual_ports() -> None:
+    assert allotted() == ports.Ports(8000, None)
+    assert allotted("server.network=host") == ports.Ports(8000, 60000)
+
+
+def test_each_further_one_gets_the_next() -> None:
+    held: tuple[Claim, ...] = ()
+    seen: set[int] = set()
+    for number in range(5):
+        got = allotted(f"name=a{number}", "server.network=host", held=held)
+        assert got.hccl_base is not None
+        mine = {got.api, *range(got.hccl_base, got.vllm_base + 1)}
+        assert not mine & seen
+        seen |= mine
+        held = (*held, Claim(f"a{number}", (), got.api, got.hccl_base))
+
+
+def test_an_appliance_keeps_its_ports_and_its_wishes_are_checked() -> None:
+    held = (Claim("qwen3-omni", (), 8003, 60128), Claim("other", (), 8000, 60000))
+    assert allotted("server.network=host", held=held) == ports.Ports(8003, 60128)
+    assert allotted("server.port=9000", held=held).api == 9000
+    with pytest.raises(ApplianceError) as caught:
+        allotted("server.port=8000", held=held)
+    assert caught.value.id == "port-in-use"
+    assert "other" in caught.value.message
+
+
+def test_ports_run_out_with_an_error() -> None:
+    held = tuple(
+        Claim(f"a{n}", (), 9000 + n, ports.FIRST_HCCL_PORT + n * ports.STRIDE)
+        for n in range(ports.SLOTS)
+    )
+    with pytest.raises(ApplianceError):
+        allotted("server.network=host", held=held)
+
+
+@pytest.mark.parametrize("network", ["bridge", "host"])
+@pytest.mark.parametrize("runtime", ["runc", "ascend"])
+def test_a_container_claims_what_its_plan_gave_it(network: str, runtime: str) -> None:
+    settings = [
+        "product=atlas-a2", "name=second", "npus=[4, 5]", "server.port=8005",
+        f"server.network={network}", f"container.runtime={runtime}",
+    ]  # fmt: skip
+    made = make(load(None, {}, settings).config, A2, None)
+    claim = claims.of_labels(made.container.labels())
+    assert claim == claims.of_plan(made.container)
+    base = 60000 if network == "host" else None
+    assert claim == Claim("second", ("/dev/davinci4", "/dev/davinci5"), 8005, base)
+
+
+def test_labels_of_others_and_broken_ones() -> None:
+    assert claims.of_labels({"com.docker.compose.project": "x"}) is None
+    assert claims.of_labels({names.LABEL_NAME: "a"}) == Claim("a")
+    assert claims.of_labels({names.LABEL_NAME: "a", names.LABEL_SPEC: "{"}) == Claim("a")
+    assert claims.of_labels({names.LABEL_NAME: "a", names.LABEL_SPEC: "[1]"}) == Claim("a")
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+    """A socket that answers each request with the next of these bytes, and then nothing."""
+    path = tmp_path / "docker.sock"
+    answers: list[bytes] = []
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    channel, _ = listener.accept()
+                except OSError:
+                    return
+                with channel:
+                    channel.recv(65536)
+                    if answers:
+                        channel.sendall(answers.pop(0))
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield answers
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_only_containers_that_live_hold_something(engine: list[bytes]) -> None:
+    rows = [
+        {"State": status, "Labels": {names.LABEL_NAME: status}}
+        for status in ("running", "restarting", "paused", "created", "exited", "dead")
+    ]
+    engine.append(b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps(rows).encode())
+    found = claims.read()
+    assert found is not None
+    assert [claim.name for claim in found] == ["running", "restarting", "paused", "created"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"HTTP/1.0 500 Oops\r\n\r\n{}", b"HTTP/1.0 200 OK\r\n\r\n{", b"HTTP/1.0 200 OK\r\n\r\n3"],
+)
+def test_an_engine_that_answers_nonsense_is_no_claim_and_no_crash(
+    engine: list[bytes], answer: bytes
+) -> None:
+    engine.append(answer)
+    assert claims.read() is None
+
+
+def test_no_engine_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    assert claims.read() == ()
+
+
+HOLDER = """
+import sys
+from appliance.inventory.model import Claim
+from appliance.lifecycle import state
+with state.changing("other", "up") as change:
+    change.claim(Claim("other", ("/dev/davinci0",), 8000, None))
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_another_up_has_chosen_counts_until_it_ends_however_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(state, "SHARED_LOCKS", tmp_path / "none")
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER.replace("with state", f"{PATCH}with state")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert state.pending("mine") == (Claim("other", ("/dev/davinci0",), 8000, None),)
+        assert state.pending("other") == ()
+        assert state.holder("other") == f"`appliance up` (process {process.pid})"
+    finally:
+        process.kill()
+        process.communicate()
+    # Its file is still there, with what it claimed.
+    assert "davinci0" in (tmp_path / "qwen3-omni-appliance" / LOCK).read_text()
+    assert state.pending("mine") == ()
+
+
+PATCH = "from pathlib import Path; state.SHARED_LOCKS = Path('/nonexistent')\n"
+LOCK = "qwen3-omni-appliance-other.lock"
+
+
+def test_one_at_a_time_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(state, "SHARED_LOCKS", tmp_path / "none")
+    monkeypatch.setattr(state, "ALLOT_SECONDS", 0.1)
+    with state.allotting("a"):
+        with pytest.raises(ApplianceError) as caught, state.allotting("b"):
+            pass
+        assert caught.value.id == "busy"
+    with state.allotting("b"):
+        pass
+
+
+def test_a_claim_changes_the_plan_of_the_next() -> None:
+    first = make(load(None, {}, ["product=atlas-a2", "name=one"]).config, A2, None)
+    there = dataclasses.replace(A2, claims=(claims.of_plan(first.container),))
+    second = make(load(None, {}, ["product=atlas-a2", "name=two"]).config, there, None)
+    assert not {d.host for d in first.container.devices if d.host[12:].isdigit()} & {
+        d.host for d in second.container.devices
+    }
+    assert (first.api_port, second.api_port) == (8000, 8001)
