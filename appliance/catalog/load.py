@@ -92,15 +92,71 @@ class Model:
 
 
 @dataclass(frozen=True)
+class GraphMode:
+    """What a release's own mode of capturing graphs needs of the driver, and what needs less.
+
+    `feature` is an entry of drivers.yaml, `otherwise` a mode for drivers that are older.
+    """
+
+    feature: str
+    otherwise: str
+
+
+@dataclass(frozen=True)
 class Release:
-    """A release of vllm-ascend and the vLLM release of the same number."""
+    """A release of vllm-ascend and the vLLM release of the same number.
+
+    `additional_config_variables` are keys of `--additional-config` for which it has a variable
+    instead. `refused_profiles` has the reason for each profile that does not work with it.
+    """
 
     vllm: str
     cann: str
+    torch_npu: str
+    memory_utilization: float
     date: str
     python: str
+    platforms: tuple[str, ...]
     no_media_domain: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    graph_mode: GraphMode | None = None
+    additional_config_variables: Mapping[str, str] = field(default_factory=dict)
+    refused_profiles: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of `vllm serve` that not every release has, and what to do without it.
+
+    `since` and `gone` are versions of vLLM: the first that knows it, and the first that no
+    longer does.
+    """
+
+    instead: str
+    since: str | None = None
+    gone: str | None = None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Arguments that were measured together, and on what.
+
+    `json_args` are options whose value is a JSON object. `models` are those that it is for.
+    """
+
+    title: str
+    models: tuple[str, ...]
+    tensor_parallel_size: int
+    unquantized_tensor_parallel_size: int
+    expert_parallel: bool
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    memory_utilization: float
+    args: tuple[tuple[str, ...], ...]
+    json_args: Mapping[str, Mapping[str, Any]]
+    measured_on: Mapping[str, Any]
 
 
 @lru_cache
@@ -152,7 +208,28 @@ def models() -> Mapping[str, Model]:
 @lru_cache
 def releases() -> Mapping[str, Release]:
     """Return the known releases by tag."""
-    return {
-        name: Release(**{**row, "date": str(row["date"])})
-        for name, row in _file("releases").items()
-    }
+    table = {}
+    for name, row in _file("releases").items():
+        values = {**row, "date": str(row["date"]), "platforms": tuple(row["platforms"])}
+        values["warnings"] = tuple(row.get("warnings", ()))
+        graphs = row.get("graph_mode")
+        values["graph_mode"] = GraphMode(**graphs) if graphs else None
+        table[name] = Release(**values)
+    return table
+
+
+@lru_cache
+def options() -> Mapping[str, Option]:
+    """Return the options that not every release has, by their full name."""
+    return {name: Option(**row) for name, row in _file("options").items()}
+
+
+@lru_cache
+def profiles() -> Mapping[str, Profile]:
+    """Return the profiles by name; `default` is none of them."""
+    table = {}
+    for name, row in _file("profiles").items():
+        values = {**row, "models": tuple(row["models"])}
+        values["args"] = tuple(tuple(group) for group in row["args"])
+        table[name] = Profile(**values)
+    return table

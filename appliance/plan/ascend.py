@@ -34,9 +34,14 @@ def product_name(config: Config, inventory: Inventory) -> str:
         )
     name = wanted or found
     if name in ("none", "unknown"):
+        why = "".join(
+            f"\n{problem.message} {problem.remedy}"
+            for problem in inventory.problems
+            if problem.id != "product-unknown"
+        )
         raise ApplianceError(
             "host-unsupported",
-            "The platform is ascend, but which product this host is can't be told.",
+            f"The platform is ascend, but which product this host is can't be told.{why}",
             f"Set `product` to one of {known}; or `platform` to cpu.",
         )
     if name not in catalog.products():

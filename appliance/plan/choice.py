@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from appliance.catalog import load as catalog
 from appliance.errors import ApplianceError
-from appliance.plan import ascend, names, ports
+from appliance.plan import ascend, names, ports, profile
 from appliance.plan.model import ModelPlan
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def choose(config: Config, inventory: Inventory, models_dir: str | None) -> Choi
             f"{catalog.products()[product_name].title}.",
             "Use one of those hosts; or serve another model that is listed for this one.",
         )
-    expert_parallel = config.parallel.expert_parallel
+    layout = profile.layout(config, name, inventory)
     return Choice(
         platform_name=name,
         platform=platform,
@@ -79,9 +79,9 @@ def choose(config: Config, inventory: Inventory, models_dir: str | None) -> Choi
         release=catalog.releases()[release_name],
         model=model,
         known_model=known,
-        ranks=config.parallel.tensor_parallel_size or platform.tensor_parallel_size,
+        ranks=layout.tensor_parallel_size,
         data_parallel_size=config.parallel.data_parallel_size,
-        expert_parallel=platform.expert_parallel if expert_parallel is None else expert_parallel,
+        expert_parallel=layout.expert_parallel,
         ports=ports.allot(config, inventory),
     )
 

@@ -42,6 +42,9 @@ def choose(config: Config, inventory: Inventory, ranks: int, replicas: int) -> t
             "devices-missing",
             f"{needed} NPUs are needed; this host has {_names(present) or 'none'} with a device "
             "node." + _unplaced(inventory),
+            "Look at `ls /dev/davinci*` and `npu-smi info`; a container must be given every NPU "
+            "that it is to use. Fewer are enough with a lower `parallel.tensor_parallel_size`, "
+            "if the model fits.",
         )
     reasons = {node: why for node, npu in present.items() if (why := unfit(npu, config, inventory))}
     free = [npu for node, npu in present.items() if node not in reasons]
@@ -137,7 +140,7 @@ def _nearest(free: Sequence[Npu], count: int, inventory: Inventory) -> tuple[Npu
     """Return the `count` dies that reach each other best, and break up the least."""
     kinds = {(link.a, link.b): link.kind for link in inventory.links}
 
-    def rank(group: Iterable[Npu]) -> tuple[int, int, int, list[int]]:
+    def rank(group: Iterable[Npu]) -> tuple[int, int, list[int]]:
         dies = tuple(group)
         cards = {npu.npu_id: _card(npu, inventory.npus) for npu in dies}
         # Free dies that are left alone on a card of several: such a card serves no pair.
@@ -145,8 +148,9 @@ def _nearest(free: Sequence[Npu], count: int, inventory: Inventory) -> tuple[Npu
             1 for card in cards.values() if any(npu in free and npu not in dies for npu in card)
         )
         distance = sum(_distance(a, b, kinds) for a, b in combinations(dies, 2))
-        nodes = {npu.cpu_affinity for npu in dies}
-        return (len(cards) + broken, distance, len(nodes), sorted(map(number, dies)))
+        # The CPUs near them don't count: ranks are bound to CPUs each for itself, and two on
+        # one CPU node share its cores.
+        return (len(cards) + broken, distance, sorted(map(number, dies)))
 
     return min(combinations(sorted(free, key=number), count), key=rank)
 

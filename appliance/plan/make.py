@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from appliance.plan import access, arguments, ascend, dies, names
+from appliance.plan import access, arguments, ascend, dies, fit, names
 from appliance.plan import image as images
 from appliance.plan.choice import RELATIVE_MODELS, Choice, choose
 from appliance.plan.model import (
@@ -40,7 +40,9 @@ def make(config: Config, inventory: Inventory, models_dir: str | None) -> Plan:
     access.check(config)
     host = _host(config, inventory, choice)
     image = images.image(config, choice)
-    args = arguments.serve(config, choice)
+    args = arguments.serve(config, choice, inventory)
+    variables = dict(arguments.environment(config, choice))
+    room = fit.check(choice, host.dies, inventory, args, variables)
     return Plan(
         platform=choice.platform_name,
         product=choice.product_name,
@@ -55,14 +57,16 @@ def make(config: Config, inventory: Inventory, models_dir: str | None) -> Plan:
         tensor_parallel_size=choice.ranks,
         data_parallel_size=choice.data_parallel_size,
         expert_parallel=choice.expert_parallel,
-        memory=None,
+        memory=room.memory,
         api_port=choice.ports.api,
         api_url=_api_url(config, choice.ports.api),
         api_key_file=config.server.api_key_file,
         warnings=(
             *access.warnings(config),
+            *arguments.warnings(config, choice, inventory),
             *images.warnings(config, choice),
             *dies.warnings(host.dies, inventory),
+            *room.warnings,
             *_warnings(config, choice, host),
         ),
     )

@@ -150,7 +150,7 @@ class ImagePlan:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of what comes from a registry, in the order in which they are tried."""
-        return (self.base or self.name, *self.mirrors)
+        return tuple(dict.fromkeys((self.base or self.name, *self.mirrors)))
 
 
 @dataclass(frozen=True)
@@ -167,11 +167,14 @@ class ModelPlan:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What one rank's device memory is spent on. Bytes per rank, but for the last four.
+    """What one rank's device memory is spent on. Bytes per rank, but for the last three.
 
     `usable` is what the runtime reports as the device's total, `budget` the share of it that
-    `--gpu-memory-utilization` leaves to vLLM. `kv_tokens` counts the tokens that fit in the KV
-    cache; `max_concurrency` how many requests of `--max-model-len` tokens that is.
+    `--gpu-memory-utilization` leaves to vLLM. The weights are what vLLM reports after loading:
+    all parameters, and what else the model allocates. They and the KV cache's bytes a token
+    are exact; activations and communication are estimates, and so is what they leave to the KV
+    cache. `kv_tokens` counts the tokens that fit in one replica's KV cache, in whole blocks;
+    `max_concurrency` how many requests of `--max-model-len` tokens that is.
     """
 
     usable_bytes: int

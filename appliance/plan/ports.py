@@ -14,10 +14,14 @@ if TYPE_CHECKING:
     from appliance.inventory.model import Inventory
 
 FIRST_API_PORT = 8000
-# HCCL listens from its base port on, 60000 by default (vllm-ascend issues 405 and 16205). Its
-# documentation gives a host 16 of them; the stride leaves room for vLLM's own ports above.
-FIRST_HCCL_PORT = 60000
-HCCL_PORTS = 16
+# HCCL_IF_BASE_PORT may be 1024 to 65520, and stands for 32 ports (CANN 8.5 and 9.0, reference of
+# environment variables, HCCL_IF_BASE_PORT; 16 up to CANN 8.1): HCCL listens on the base plus a
+# die's number. Its own base is 60000 (vllm-ascend issue 405), which is where Linux also takes the
+# ports of outgoing connections from, up to 60999 (ip_local_port_range): hence Huawei's advice to
+# reserve them by sysctl. Above it nobody has to.
+FIRST_HCCL_PORT = 61000
+HCCL_PORTS = 32
+# The other half is for vLLM's own ports.
 STRIDE = 64
 SLOTS = (65536 - FIRST_HCCL_PORT) // STRIDE
 
@@ -31,12 +35,6 @@ class Ports:
 
     api: int
     hccl_base: int | None
-
-    @property
-    def hccl(self) -> str:
-        """The range that HCCL may listen on, as its variables take it."""
-        base = self.hccl_base or FIRST_HCCL_PORT
-        return f"{base}-{base + HCCL_PORTS - 1}"
 
     @property
     def vllm_base(self) -> int:
