@@ -43,9 +43,13 @@ RUN --mount=type=bind,target=/tmp/context \
     python3 -B /tmp/context/image/install.py project /tmp/context
 
 ARG CONTEXT_HASH=""
+# The digest by which registries know the base, empty for a base that was built or loaded. Set
+# even then: else the base's own label, on its own base, would be inherited.
+ARG BASE_DIGEST=""
 LABEL org.opencontainers.image.title="qwen3-omni-appliance" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="${BASE_IMAGE}" \
+      org.opencontainers.image.base.digest="${BASE_DIGEST}" \
       appliance.context-hash="${CONTEXT_HASH}"
 
 # Lets the launcher in the image know that the paths it is given are the host's.

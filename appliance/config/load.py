@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 DEFAULT_FILE = "appliance.yaml"
+# Beside the configuration file.
+LOCK_FILE = "images.lock.yaml"
 PREFIX = "APPLIANCE_"
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 # The names that Docker knows (docs.docker.com, `docker run --ulimit`).
 _ULIMITS = (
@@ -44,10 +47,14 @@ class Key:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A validated configuration and, for each key that was set, where its value comes from."""
+    """A validated configuration and, for each key that was set, where its value comes from.
+
+    `lock_file` is where the lock file of images is, or would be.
+    """
 
     config: Config
     origins: Mapping[str, str]
+    lock_file: Path = Path(LOCK_FILE)
 
     def value(self, name: str) -> Any:
         """Return the effective value of a dotted key."""
@@ -80,19 +87,25 @@ def load(
     """Read all layers and validate the result.
 
     `file` is the path that the operator named; without one, `appliance.yaml` in the current
-    folder is read if it exists. `overrides` are `KEY=VALUE` with dotted keys. Raises
-    `ApplianceError` (config-invalid, config-unknown-key).
+    folder is read if it exists, and beside it the lock file of images. `overrides` are
+    `KEY=VALUE` with dotted keys. Raises `ApplianceError` (config-invalid, config-unknown-key).
     """
     layers: dict[str, tuple[Any, str]] = {}
-    if path := _path(file, environment):
+    path = _path(file, environment)
+    lock = path.parent / LOCK_FILE if path else Path(LOCK_FILE)
+    # A link to nothing too: whoever locked images must not find them unlocked.
+    if os.path.lexists(lock):
+        layers.update(_from_lock(lock))
+    if path:
         layers.update(_from_file(path))
     if any(name.startswith(PREFIX) for name in environment):
         layers.update(_from_environment(environment))
     if overrides:
         layers.update(_from_flags(overrides))
     if not layers:
-        return Loaded(Config(), {})
-    return Loaded(_validate(layers), {name: origin for name, (_, origin) in layers.items()})
+        return Loaded(Config(), {}, lock)
+    origins = {name: origin for name, (_, origin) in layers.items()}
+    return Loaded(_validate(layers), origins, lock)
 
 
 def _path(file: Path | None, environment: Mapping[str, str]) -> Path | None:
@@ -120,6 +133,13 @@ def _from_file(path: Path) -> dict[str, tuple[Any, str]]:
     if not isinstance(content, dict):
         raise ApplianceError("config-invalid", f"{path} must be a mapping of keys to values.")
     return {name: (value, str(path)) for name, value in _flatten(content, Config, "", str(path))}
+
+
+def _from_lock(path: Path) -> dict[str, tuple[Any, str]]:
+    from appliance.config import lockfile
+
+    digests = {name: entry.digest for name, entry in lockfile.read(path).items()}
+    return {"image.digests": (digests, str(path))}
 
 
 def _flatten(
@@ -221,6 +241,11 @@ def _check_names(config: Config) -> None:
     ]
     wrong += [f"container.ulimits: {n!r} is no limit" for n in box.ulimits if n not in _ULIMITS]
     wrong += [f"server.limit_mm_per_prompt.{n}: {v} < 0" for n, v in limits.items() if v < 0]
+    wrong += [
+        f"image.digests: {d!r} of {n} is no digest such as sha256:…, 64 digits long"
+        for n, d in config.image.digests.items()
+        if not DIGEST.fullmatch(d)
+    ]
     wrong += [f"npus: {number} < 0" for number in config.npus or () if number < 0]
     if wrong:
         raise ApplianceError("config-invalid", "\n".join(wrong))

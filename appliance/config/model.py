@@ -15,6 +15,15 @@ from typing import Any, Literal
 
 FORBID = {"extra": "forbid", "coerce_numbers_to_str": True}
 PORT = {"ge": 1, "le": 65535}
+# The doctor's checks that `up` can go on without (appliance/doctor/checks.py; a test compares).
+CheckId = Literal[
+    "api-port", "apparmor", "buildx", "cache-writable", "cgroup", "clock", "compose",
+    "container-name", "container-runtime", "cpu-binding", "device-access", "device-nodes",
+    "disk-image", "disk-weights", "driver-install", "driver-paths", "driver-version",
+    "engine-users", "engine-version", "hccl-ports", "hub", "image", "inodes", "memory",
+    "npu-free", "npu-health", "npu-memory", "npu-smi", "page-size", "proxy", "registry",
+    "seccomp", "selinux", "shm", "weights",
+]  # fmt: skip
 
 
 def key(default: Any, description: str, **limits: Any) -> Any:
@@ -63,7 +72,8 @@ class Server:
         "127.0.0.1", "Host address that the API is published on.", pattern=r"^[0-9A-Fa-f.:]+$"
     )
     port: int | None = key(
-        None, "Host port of the API; by default the first from 8000 on that no appliance has.",
+        None,
+        "Host port of the API; by default the first from 8000 on that no appliance has.",
         **PORT,
     )
     network: Literal["bridge", "host"] = key(
@@ -119,6 +129,16 @@ class Image:
     __pydantic_config__ = FORBID
     name: str | None = key(None, "An appliance image to run as it is, instead of building one.")
     base: str | None = key(None, "Base image to build on, instead of the catalog's.")
+    mirrors: list[str] | None = key(
+        None,
+        "Other names of the base image, asked in this order after it; by default the catalog's.",
+    )
+    os: Literal["ubuntu", "openeuler"] | None = key(
+        None, "Operating system in the Ascend base image, whatever the host's; by default `ubuntu`."
+    )
+    digests: dict[str, str] = key(
+        {}, "Digest that an image's name stands for; `appliance images lock` finds and keeps it."
+    )
 
 
 @dataclass(frozen=True)
@@ -140,6 +160,17 @@ class Cache:
 
     __pydantic_config__ = FORBID
     dir: str = key("~/.cache/modelscope", "ModelScope's cache of models; mounted read-only.")
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """What the doctor finds, and what comes of it."""
+
+    __pydantic_config__ = FORBID
+    skip: list[CheckId] = key(
+        [], "Checks of `appliance doctor`, by id, whose failure does not stop `appliance up`."
+    )
+    timeout: float = key(2.0, "Until a fact about the host that does not come is unknown.", gt=0)
 
 
 @dataclass(frozen=True)
@@ -183,4 +214,5 @@ class Config:
     image: Image = field(default_factory=Image)
     build: Build = field(default_factory=Build)
     cache: Cache = field(default_factory=Cache)
+    doctor: Doctor = field(default_factory=Doctor)
     timeouts: Timeouts = field(default_factory=Timeouts)

@@ -184,6 +184,57 @@ class Engine:
         except (DockerException, RequestException, OSError):
             return RegistryAnswer(None, f"no answer within {timeout:g} s")
 
+    def digests(self, name: str) -> tuple[str, ...] | None:
+        """Return the references, `REPOSITORY@DIGEST`, by which registries know a local image.
+
+        Empty for an image that was loaded or built here; `None` where there is no such image.
+        """
+        from docker.errors import ImageNotFound
+
+        with translated():
+            try:
+                found = self.client.api.inspect_image(name)  # type: ignore[no-untyped-call]
+            except ImageNotFound:
+                return None
+        return tuple(found.get("RepoDigests") or ())
+
+    def tag(self, reference: str, name: str) -> None:
+        """Give a local image a name, which it may take from another."""
+        repository, _, tag = name.rpartition(":")
+        if not repository or "/" in tag:  # The colon is a port's, or there is none.
+            repository, tag = name, "latest"
+        with translated():
+            self.client.api.tag(reference, repository, tag, force=True)
+
+    def inspect(self, name: str) -> Mapping[str, Any] | None:
+        """Return all that the engine says of a container, or `None` where there is none."""
+        from docker.errors import NotFound
+
+        with translated():
+            try:
+                found: Mapping[str, Any] = self.client.api.inspect_container(name)
+            except NotFound:
+                return None
+        return found
+
+    def version(self) -> Mapping[str, Any]:
+        """Return what the engine says of itself: its version, its kernel, its parts."""
+        with translated():
+            found: Mapping[str, Any] = self.client.api.version()
+        return found
+
+    def log_stream(self, found: ContainerState, tail: int | None) -> Iterator[bytes]:
+        """Yield a container's output as it comes from the engine; `tail` lines, or all of it."""
+        from docker.errors import NotFound
+
+        with translated():
+            try:
+                yield from self.client.api.logs(
+                    found.id, stdout=True, stderr=True, stream=True, tail=tail or "all"
+                )
+            except NotFound:
+                return
+
 
 def connect() -> Engine:
     """Connect to the engine that the environment names; raises engine-unreachable."""

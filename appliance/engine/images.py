@@ -6,25 +6,27 @@ import hashlib
 import os
 import shutil
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance import paths
+from appliance.engine import lock
 from appliance.engine.command import run
 from appliance.engine.install import debian_mirror
 from appliance.errors import ApplianceError
+from appliance.plan.model import pinned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from appliance.config.model import Config
-    from appliance.engine.docker import Engine, RegistryAnswer
+    from appliance.engine.docker import Engine
     from appliance.plan.model import ImagePlan
 
 LABEL_CONTEXT = "appliance.context-hash"
 LABEL_BASE = "org.opencontainers.image.base.name"
+LABEL_BASE_DIGEST = "org.opencontainers.image.base.digest"
 # What the image is made of: a change in any of these makes another image.
 CONTEXT = (
     ".dockerignore", "Dockerfile", "LICENSE", "appliance", "healthchecks", "image",
@@ -54,20 +56,22 @@ class Builder:
         if (found := current(self.engine, plan)) is not None:
             return found
         if plan.base is None:
-            self.pull([plan.name])
+            self.pull(plan.names, plan.digest)
         else:
             self.build(plan)
-        image = self.engine.image(plan.name)
+        image = self.engine.image(plan.reference)
         if image is None:
-            raise ApplianceError("image-unavailable", f"There is no image {plan.name}.")
+            raise ApplianceError("image-unavailable", f"There is no image {plan.reference}.")
         return image.id
 
     def build(self, plan: ImagePlan) -> None:
         """Build the appliance image; raises image-build-failed, image-unavailable, disk-full."""
         root = paths.checkout()
         if root is None:
+            stale = self.engine.image(plan.name) is not None
+            why = f"is not built on {plan.digest}" if stale else "is not here"
             raise ApplianceError(
-                "not-a-checkout", f"The image {plan.name} is not here and can't be built here."
+                "not-a-checkout", f"The image {plan.name} {why} and can't be built here."
             )
         if plan.base is None:
             raise ApplianceError(
@@ -78,43 +82,76 @@ class Builder:
         base = here or self._fetch_base(plan, root)
         arguments = {
             "BASE_IMAGE": base,
+            "BASE_DIGEST": plan.digest or self._digest(base),
             "BASE_ENTRYPOINT": plan.base_entrypoint,
             "CONTEXT_HASH": context_hash(root, plan),
         }
         self._buildx(root / "Dockerfile", root, plan.name, arguments)
 
-    def pull(self, candidates: list[str]) -> str:
-        """Pull the first of several names of one image whose registry answers; return it.
+    def pull(self, names: Sequence[str], digest: str | None = None) -> str:
+        """Pull one image that has several names; return it as `NAME@DIGEST`.
 
-        Raises image-unavailable when none answers within `timeouts.registry` seconds.
+        It comes from the first registry that has it: the content of `digest`, else the one that
+        all registries agree on. Raises image-digest-differs; image-unavailable when none
+        answers within `timeouts.registry` seconds.
         """
-        timeout = self.config.timeouts.registry
-        self.on_line(f"asking the registries of {', '.join(candidates)}")
-
-        def ask(name: str) -> RegistryAnswer:
-            return self.engine.ask_registry(name, timeout)
-
-        with ThreadPoolExecutor(len(candidates)) as pool:
-            answers = list(pool.map(ask, candidates))
-        for name, answer in zip(candidates, answers, strict=True):
-            if answer.digest is not None:
-                self._run(
-                    ["docker", "pull", name],
-                    "image-unavailable",
-                    f"Pulling {name}",
-                    timeout=self.config.timeouts.pull,
-                )
-                return name
+        self.on_line(f"asking the registries of {', '.join(names)}")
+        references = [pinned(name, digest) for name in names]
+        answers = lock.ask(self.engine, references, self.config.timeouts.registry)
+        said = list(zip(names, answers.values(), strict=True))
+        having = [
+            (name, a.digest) for name, a in said if a.digest and a.digest == (digest or a.digest)
+        ]
+        lock.agreed(having)
+        why = [f"{name}: {answer.why}" for name, answer in said if answer.digest is None]
+        for name, found in having:
+            try:
+                return self._pull(name, found)
+            except ApplianceError as error:
+                if error.id != "image-unavailable":
+                    raise
+                self.on_line(error.message)
+                why.append(error.message)
+        what = f"No registry gives {names[0]}{f' of the digest {digest}' if digest else ''}."
         raise ApplianceError(
             "image-unavailable",
-            "No registry gives the image. "
-            + " ".join(f"{n}: {a.why}" for n, a in zip(candidates, answers, strict=True)),
+            "\n  ".join([what, *why, *self._others(names, digest)]),
+            "Check the network or the proxy, name a mirror in `image.mirrors`, or take the digest "
+            "out of the lock file."
+            if digest
+            else None,
         )
 
+    def _pull(self, name: str, digest: str) -> str:
+        """Pull content by its digest, whatever the name stands for by then, and name it so."""
+        reference = pinned(name, digest)
+        timeout, what = self.config.timeouts.pull, f"Pulling {reference}"
+        self._run(["docker", "pull", reference], "image-unavailable", what, timeout=timeout)
+        if "@" not in name:
+            # Pulled by a digest alone it has no name, and looks like something to be pruned.
+            self.engine.tag(reference, name)
+        return reference
+
+    def _others(self, names: Sequence[str], digest: str | None) -> list[str]:
+        """Return a sentence for each local image that has the name, but not the digest."""
+        found = []
+        for name in names if digest else ():
+            known = lock.known_here(self.engine, name)
+            if known and digest not in known:
+                found.append(f"{name} on this host is another image, {min(known)}.")
+            elif known is not None and not known:
+                found.append(
+                    f"{name} on this host was loaded or built, and has no registry's digest: it "
+                    "can't be told to be the locked one."
+                )
+        return found
+
     def _base_here(self, plan: ImagePlan, root: Path) -> str | None:
-        """Return the name of a base image that is on this host, and is up to date."""
-        for name in (plan.base, *plan.mirrors):
-            if name and self.engine.image(name) is not None:
+        """Return a reference of a base image that is on this host, and is up to date."""
+        if plan.digest is not None:
+            return self._pinned_here(plan.names, plan.digest)
+        for name in plan.names:
+            if self.engine.image(name) is not None:
                 return name
         if plan.local_image and plan.local_dockerfile:
             local = self.engine.image(plan.local_image)
@@ -123,12 +160,33 @@ class Builder:
                 return plan.local_image
         return None
 
+    def _pinned_here(self, names: Sequence[str], digest: str) -> str | None:
+        """Return a reference with this digest that the engine has, if it has one."""
+        for name in names:
+            # Perhaps pulled from elsewhere and named by hand: the content is what counts. By
+            # its name then, since builds look for `NAME@DIGEST` among what was pulled as that.
+            if digest in (lock.known_here(self.engine, name) or ()):
+                return name
+            if self.engine.image(pinned(name, digest)) is not None:
+                return pinned(name, digest)
+        for sentence in self._others(names, digest):
+            self.on_line(f"{sentence} It is not used.")
+        return None
+
+    def _digest(self, base: str) -> str:
+        """Return the digest of a base, empty where no registry, or more than one, gave it."""
+        if "@" in base:
+            return base.partition("@")[2]
+        known = lock.known_here(self.engine, base) or set()
+        return known.pop() if len(known) == 1 else ""
+
     def _fetch_base(self, plan: ImagePlan, root: Path) -> str:
-        """Pull a base image, or build it where no registry gives it; return its name."""
+        """Pull a base image, or build it where no registry gives it; return its reference."""
         try:
-            return self.pull([name for name in (plan.base, *plan.mirrors) if name])
+            return self.pull(plan.names, plan.digest)
         except ApplianceError as error:
-            if error.id != "image-unavailable" or plan.local_image is None:
+            # What is built here is never what a digest names.
+            if error.id != "image-unavailable" or not plan.local_image or plan.digest:
                 raise
             self.on_line(f"{error.message} Building the base here instead.")
         return self._local_base(plan, root)
@@ -220,17 +278,23 @@ class Builder:
 
 def current(engine: Engine, plan: ImagePlan) -> str | None:
     """Return the image's id if it is there and made of what the checkout holds, else `None`."""
-    found = engine.image(plan.name)
+    found = engine.image(plan.reference)
     if found is None:
         return None
-    root = paths.checkout()
-    if plan.base is None or root is None:
+    if plan.base is None:
         return found.id
-    bases = (plan.base, *plan.mirrors, plan.local_image)
-    made_of = found.labels.get(LABEL_CONTEXT), found.labels.get(LABEL_BASE)
-    if made_of[0] != context_hash(root, plan) or made_of[1] not in bases:
-        return None
-    return found.id
+    # By its digest a base is known from everywhere; without one, by its names.
+    if plan.digest is not None:
+        same_base = found.labels.get(LABEL_BASE_DIGEST) == plan.digest
+    else:
+        names = [name.partition("@")[0] for name in (*plan.names, plan.local_image or plan.base)]
+        same_base = found.labels.get(LABEL_BASE, "").partition("@")[0] in names
+    root = paths.checkout()
+    if root is None:
+        # Nothing can be built here: only what is known to be wrong is refused.
+        return found.id if same_base or plan.digest is None else None
+    same_context = found.labels.get(LABEL_CONTEXT) == context_hash(root, plan)
+    return found.id if same_base and same_context else None
 
 
 def context_hash(root: Path, plan: ImagePlan) -> str:
