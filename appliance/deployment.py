@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from appliance import paths
 from appliance.engine import claims
 from appliance.errors import ApplianceError
-from appliance.inventory import read
+from appliance.inventory import document, read
 from appliance.inventory.model import Problem
 from appliance.lifecycle import state
 from appliance.plan import ascend
@@ -52,6 +52,9 @@ def take(config: Config, snapshot: Path | None = None) -> Inventory:
     """Take the inventory that a plan for this configuration needs."""
     if snapshot is not None:
         return read.snapshot(snapshot)
+    model_config = None
+    if config.model.path is not None and not paths.inside_image():
+        model_config = document.read(Path(config.model.path) / "config.json")
     key_file = config.server.api_key_file
     if paths.inside_image():
         key_file = None  # It is on the host, where nothing can be asked about it from here.
@@ -60,6 +63,7 @@ def take(config: Config, snapshot: Path | None = None) -> Inventory:
     problems = () if held is not None else (_SILENT,)
     return dataclasses.replace(
         found,
+        model_config=model_config,
         claims=(*(held or ()), *state.pending(config.name)),
         problems=(*found.problems, *problems) if found.npus else found.problems,
     )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.e2e import simulated
 from tests.e2e.conftest import ROOT, docker, execute, free_port, inspect
 
 if TYPE_CHECKING:
@@ -24,45 +24,13 @@ if TYPE_CHECKING:
 
 NAME = "e2e-parity"
 NODES = ("davinci0", "davinci1", "davinci_manager", "devmm_svm", "hisi_hdc")
-HWHIAIUSER = 1000
-DRIVER_FILES = (
-    "/usr/local/Ascend/driver/lib64/libascend_hal.so",
-    "/usr/local/Ascend/driver/version.info",
-    "/usr/local/dcmi/libdcmi.so",
-    "/usr/local/bin/npu-smi",
-    "/etc/ascend_install.info",
-    "/usr/local/Ascend/driver/tools/hccn_tool",
-)
 
 
 @pytest.fixture
 def simulated_atlas() -> Iterator[None]:
     """Make an Ascend host of this one: real device nodes (of no device), a driver's files."""
-    nodes = [Path("/dev") / name for name in NODES]
-    files = [Path(name) for name in DRIVER_FILES]
-    there = [str(path) for path in (*nodes, *files) if path.exists()]
-    assert not there, f"this looks like a real Ascend host, which tests leave alone: {there}"
-    made: list[Path] = []
-    try:
-        for minor, node in enumerate(nodes):
-            os.mknod(node, stat.S_IFCHR | 0o660, os.makedev(240, minor))
-            made.append(node)
-            # As on real hosts: HwHiAiUser's, and nobody else's.
-            os.chown(node, HWHIAIUSER, HWHIAIUSER)
-            node.chmod(0o660)
-        for file in files:
-            missing = [parent for parent in file.parents if not parent.exists()]
-            file.parent.mkdir(parents=True, exist_ok=True)
-            made += reversed(missing)
-            file.write_text("Version=25.5.1\n", encoding="utf-8")
-            made.append(file)
+    with simulated.host("synthetic-atlas-a2"):
         yield
-    finally:
-        for path in reversed(made):
-            if path.is_dir():
-                path.rmdir()
-            else:
-                path.unlink()
 
 
 @pytest.fixture
@@ -177,7 +145,7 @@ def test_both_ways_make_the_same_container_on_an_atlas_a2(
     driver = {mount[2] for mount in by_run["Mounts"] if mount[2] != "/var/cache/appliance"}
     assert {"/usr/local/Ascend/driver/lib64", "/usr/local/dcmi"} < driver
     assert all(not mount[3] for mount in by_run["Mounts"] if mount[0] == "bind")
-    assert by_run["GroupAdd"] == [str(HWHIAIUSER)]
+    assert by_run["GroupAdd"] == [str(simulated.HWHIAIUSER)]
     command = " ".join(by_run["Cmd"])
     assert "--tensor-parallel-size 2 --enable-expert-parallel" in command
 

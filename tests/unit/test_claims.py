@@ -36,7 +36,7 @@ def allotted(*overrides: str, held: tuple[Claim, ...] = ()) -> ports.Ports:
 
 def test_the_first_appliance_gets_the_usual_ports() -> None:
     assert allotted() == ports.Ports(8000, None)
-    assert allotted("server.network=host") == ports.Ports(8000, 60000)
+    assert allotted("server.network=host") == ports.Ports(8000, ports.FIRST_HCCL_PORT)
 
 
 def test_each_further_one_gets_the_next() -> None:
@@ -80,7 +80,7 @@ def test_a_container_claims_what_its_plan_gave_it(network: str, runtime: str) ->
     made = make(load(None, {}, settings).config, A2, None)
     claim = claims.of_labels(made.container.labels())
     assert claim == claims.of_plan(made.container)
-    base = 60000 if network == "host" else None
+    base = ports.FIRST_HCCL_PORT if network == "host" else None
     assert claim == Claim("second", ("/dev/davinci4", "/dev/davinci5"), 8005, base)
 
 

@@ -225,8 +225,9 @@ def test_plan_of_an_atlas_a2() -> None:
         *(Mount("bind", path, path, read_only=True) for path in driver),
         Mount("volume", "qwen3-omni-cache", "/var/cache/appliance", read_only=False),
     )
-    (blind,) = made.warnings
+    blind, unchecked = made.warnings
     assert "whether they are free is not known" in blind
+    assert "npu-smi does not say how much memory" in unchecked
 
 
 def test_arguments_and_variables_of_an_atlas_a2() -> None:
@@ -287,8 +288,7 @@ def test_the_manager_itself_is_preferred_to_its_nested_name() -> None:
 
 
 def test_a_host_without_npu_smi_gets_a_plan_and_a_warning() -> None:
-    blind, without = ascend(NESTED).warnings
-    assert "whether they are free is not known" in blind
+    *_, without = ascend(NESTED).warnings
     assert "neither in /usr/local/bin nor in /usr/local/sbin" in without
 
 
@@ -670,9 +670,7 @@ def test_lines_of_other_systems_and_empty_ones_do_no_harm(tmp_path: Path) -> Non
     assert [npu.device for npu in read.snapshot(tmp_path).npus] == ["/dev/davinci3"]
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[]", "3", '{"cpus": 1, "colour": "red"}', '{"runtimes": 3}']
-)
+@pytest.mark.parametrize("text", ["{", "[]", "3", '{"cpus": "many"}', '{"runtimes": 3}'])
 def test_a_snapshot_of_something_else_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "system.json").write_text(text, encoding="utf-8")
     with pytest.raises(ApplianceError) as caught:

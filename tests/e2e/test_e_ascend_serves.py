@@ -1,0 +1,65 @@
+"""A simulated A3 that serves: TP=2 over both dies of a card, verified by every probe.
+
+vLLM's CPU kernels know no expert parallelism: only that is left out of the plan.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import TYPE_CHECKING
+
+from tests.e2e import simulated
+from tests.e2e.conftest import Cli, free_port, inspect
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+    from tests.e2e.conftest import Served
+
+NAME = "e2e-ascend-a3"
+
+
+def test_an_a3_serves_and_is_verified_but_for_the_chip(
+    served: Served, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Both dies of one card, TP=2, all probes: only expert parallelism is left out."""
+    image = inspect("e2e")["Config"]["Image"]
+    del served
+    more = {"parallel.expert_parallel": "false", "server.port": str(free_port())}
+    cli = Cli(tmp_path_factory.mktemp("a3"), simulated.settings(NAME, image, **more))
+    with simulated.host("a3-partly-busy"):
+        try:
+            document = cli.json("up")
+            assert all(result["ok"] for result in document["smoke"])
+            assert len(document["smoke"]) > 8
+            nodes = [d["PathOnHost"] for d in inspect(NAME)["HostConfig"]["Devices"]]
+            assert sorted(nodes)[:2] == ["/dev/davinci4", "/dev/davinci5"]
+            again = cli.json("up")
+            assert again["changed"] is False
+            assert cli.status()["state"] == "ready"
+            assert cli.run("down").returncode == 0
+        finally:
+            simulated.clean_up(NAME)
+
+
+def test_the_ascend_runtime_is_asked_for_instead_of_devices(served: Served, tmp_path: Path) -> None:
+    """Never both: with the runtime, no node and none of the paths that it mounts is named."""
+    image = inspect("e2e")["Config"]["Image"]
+    del served
+    cli = Cli(tmp_path, simulated.settings(NAME, image, **{"container.runtime": "ascend"}))
+    with simulated.host("a2-partly-busy"):
+        plan = cli.json("plan")
+        assert plan["devices"] == []
+        assert plan["environment"]["ASCEND_VISIBLE_DEVICES"] == "1,2"
+        assert "/usr/local/dcmi" not in {mount["target"] for mount in plan["mounts"]}
+        text = cli.run("render", "compose").stdout
+        done = subprocess.run(
+            ["docker", "compose", "--file", "-", "config", "--format", "json"],
+            input=text, capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        service = json.loads(done.stdout)["services"]["vllm"]
+        assert service["runtime"] == "ascend"
+        assert not service.get("devices")
