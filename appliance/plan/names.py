@@ -12,6 +12,8 @@ LABEL_SPEC = "appliance.plan"
 API_PORT = 8000
 MODELS_DIR = "/models"
 CACHE_DIR = "/var/cache/appliance"
+# On the tmpfs, and nobody else's.
+WORK_DIR = "/tmp/work"  # noqa: S108
 API_KEY_FILE = "/run/secrets/appliance-api-key"
 # Asks for the key on every path, which vLLM alone does not.
 KEY_MIDDLEWARE = "appliance.inside.auth.RequireKey"

@@ -51,6 +51,7 @@ def engine() -> dict[str, Any]:
             return {
                 "arguments": words[words.index("serve") + 1 :],
                 "environment": dict(item.split("=", 1) for item in variables),
+                "folder": str((process / "cwd").readlink()),
                 "status": dict(re.findall(r"^(\w+):\s*(.*)$", status, re.MULTILINE)),
             }
     return {}
@@ -85,7 +86,7 @@ def main() -> None:
                 "nodes": nodes,
                 "made_node": made_node(),
                 "mounts": points,
-                "written": {path: written(path) for path in [*driver, "/", "/etc"]},
+                "written": {path: written(path) for path in [*driver, "/", "/etc", "/tmp/work"]},
                 "shm_bytes": shm.f_frsize * shm.f_blocks,
                 "engine": engine(),
             }

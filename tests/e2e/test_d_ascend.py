@@ -115,6 +115,9 @@ def test_the_engine_has_the_planned_arguments_and_variables(made: Made) -> None:
     for name, value in made.plan["environment"].items():
         assert engine["environment"][name] == value
     assert engine["environment"]["HCCL_OP_EXPANSION_MODE"] == "AIV"
+    # CANN needs to write to the folder that it starts in.
+    assert engine["folder"] == "/tmp/work"
+    assert made.inside["written"]["/tmp/work"] == "written"
     assert "ASCEND_RT_VISIBLE_DEVICES" not in engine["environment"]
 
 
