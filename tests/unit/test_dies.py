@@ -79,6 +79,7 @@ def test_gaps_in_the_numbers_do_not_matter() -> None:
     ("bad", "phrase"),
     [
         (card(0, health="Warning"), "/dev/davinci0 is not healthy: npu-smi says Warning"),
+        (dataclasses.replace(card(0), health=None), "/dev/davinci0 may not be healthy"),
         (card(0, used=57000), "/dev/davinci0 has 57000 of 65536 MiB in use"),
         (
             dataclasses.replace(card(0), processes=(Process(42, "python3", 100),)),

@@ -84,6 +84,8 @@ def test_a_plan_takes_dies_that_the_inventory_calls_free(name: str) -> None:
     plan, inventory = wanted(name, "plan.json"), wanted(name, "inventory.json")
     dies = {npu["device"]: npu for npu in inventory["npus"]}
     taken = [d["host"] for d in plan["devices"] if d["host"] in dies]
+    visible = plan["environment"].get("ASCEND_VISIBLE_DEVICES", "")
+    taken += [f"/dev/davinci{number}" for number in visible.split(",") if number]
     assert len(taken) == (
         plan["tensor_parallel_size"] * plan["data_parallel_size"]
         if plan["platform"] == "ascend"
