@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SOCKET = "/var/run/docker.sock"
 # A healthy engine answers from memory, in milliseconds.
-SECONDS = 3.0
+SECONDS = 2.0
 _LIVING = frozenset({"created", "running", "restarting", "paused"})
 
 

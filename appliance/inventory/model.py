@@ -145,12 +145,9 @@ class KernelFacts:
     may not be read. `reserved_ports` is the kernel's list, such as `60000-60015,61000`.
     """
 
-    release: str
     page_size: int
-    cpus: int
     memory_total: int
     memory_available: int
-    swap_total: int = 0
     shared_memory: int | None = None
     selinux: str = "off"
     apparmor: bool = False

@@ -53,7 +53,7 @@ _MODELSCOPE = "https://modelscope.cn"
 
 
 def kernel() -> KernelFacts:
-    """Return what the running kernel says: memory, CPUs, security modules, ports."""
+    """Return what the running kernel says: memory, security modules, ports."""
     memory = dict(re.findall(r"^(\w+):\s+(\d+) kB", _text(_PROC / "meminfo"), re.MULTILINE))
     ports = _text(_PROC / "sys/net/ipv4/ip_local_port_range").split()
     profiles = _text(_SYS / "kernel/security/apparmor/profiles")
@@ -62,12 +62,9 @@ def kernel() -> KernelFacts:
     with suppress(OSError):
         shared = _size(os.statvfs("/dev/shm"))  # noqa: S108 (looked at, not written to)
     return KernelFacts(
-        release=os.uname().release,
         page_size=os.sysconf("SC_PAGE_SIZE"),
-        cpus=len(os.sched_getaffinity(0)),
         memory_total=int(memory.get("MemTotal", 0)) * 1024,
         memory_available=int(memory.get("MemAvailable", 0)) * 1024,
-        swap_total=int(memory.get("SwapTotal", 0)) * 1024,
         shared_memory=shared,
         selinux={"1": "enforcing", "0": "permissive"}.get(enforce, "off"),
         apparmor=_text(_SYS / "module/apparmor/parameters/enabled") == "Y",

@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from appliance.catalog import chips, model_configs
+from appliance.catalog import model_configs
 from appliance.errors import ApplianceError
-from appliance.plan import memory, reserves, weights_size
+from appliance.plan import weights_size
 from appliance.plan.model import MemoryPlan
 
 if TYPE_CHECKING:
@@ -70,6 +70,10 @@ def _on_npus(
     options: Mapping[str, str],
     environment: Mapping[str, str],
 ) -> Fit:
+    # Not above: a plan for the CPU needs none of these, and is to be quick.
+    from appliance.catalog import chips
+    from appliance.plan import memory, reserves
+
     totals = [npu.hbm_total_mib for npu in dies if npu.hbm_total_mib]
     if len(totals) < len(dies):
         return _unknown("npu-smi does not say how much memory the NPUs have")
