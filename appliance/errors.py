@@ -51,6 +51,16 @@ ERRORS: dict[str, ErrorKind] = {
         "Device nodes or driver files that the plan needs are not on the host.",
         "Install the Ascend driver, or name other NPUs with `npus`.",
     ),
+    "npus-unavailable": ErrorKind(
+        100,
+        "The NPUs that are needed are unhealthy, in use, or another appliance's.",
+        "Free them, name others with `npus`, or ask for fewer; the message has a reason for each.",
+    ),
+    "memory-insufficient": ErrorKind(
+        91,
+        "The model does not fit into the NPUs' memory as configured.",
+        "Use the setting that the message names, or NPUs with more memory.",
+    ),
     "engine-missing": ErrorKind(
         70,
         "Docker, its compose plugin or its buildx plugin is not installed.",
@@ -64,7 +74,7 @@ ERRORS: dict[str, ErrorKind] = {
     "image-unavailable": ErrorKind(
         72,
         "The image could not be pulled from any registry.",
-        "Check the network or the proxy, name a mirror in `image.base`, or load it by hand.",
+        "Check the network or the proxy, name a mirror in `image.mirrors`, or load it by hand.",
     ),
     "image-build-failed": ErrorKind(
         73,
@@ -155,6 +165,18 @@ ERRORS: dict[str, ErrorKind] = {
         89,
         "A file that was asked for, or that the appliance keeps, can't be read or written.",
         "Act on the system's reason in the message, or choose another place.",
+    ),
+    "doctor-failed": ErrorKind(
+        92,
+        "A check of the host failed; nothing was changed.",
+        "Do what stands after each `next:`; `appliance doctor` checks again. What is known to be "
+        "harmless goes into `doctor.skip`.",
+    ),
+    "image-digest-differs": ErrorKind(
+        93,
+        "What an image's name stands for is not the same everywhere.",
+        "Find out which is right; leave a wrong mirror out of `image.mirrors`, pull a stale image "
+        "anew; then `appliance images lock`.",
     ),
     "interrupted": ErrorKind(
         130,

@@ -48,6 +48,31 @@ CHINESE = {
         "昇腾产品（`atlas-a2`、`atlas-a3`），用于无法检测的情况。"
     ),
     "vllm-ascend release, such as `v0.23.0`.": "vllm-ascend 版本，例如 `v0.23.0`。",
+    "Named set of arguments: what each was measured on is in the README.": (
+        "一组命名的参数；各自在什么上测得，见 README。"
+    ),
+    "Replicas of the model in one server; each takes as many NPUs as the first.": (
+        "一个服务里的模型副本数；每个副本占用的 NPU 数相同。"
+    ),
+    "Host port of the API; by default the first from 8000 on that no appliance has.": (
+        "API 在主机上的端口；默认从 8000 起，取第一个没有被其他 appliance 占用的。"
+    ),
+    "Most tokens in one step.": "一步里最多处理多少 token。",
+    "`runc` is given each device by name; `ascend` lets Ascend Docker Runtime do it.": (
+        "`runc`：逐个列出设备；`ascend`：交给 Ascend Docker Runtime。"
+    ),
+    "The NPUs that are needed are unhealthy, in use, or another appliance's.": (
+        "需要的 NPU 不健康、正在使用，或属于另一个 appliance。"
+    ),
+    "Free them, name others with `npus`, or ask for fewer; the message has a reason for each.": (
+        "释放它们，用 `npus` 指定别的，或少要一些；消息里有每个 NPU 的原因。"
+    ),
+    "The model does not fit into the NPUs' memory as configured.": (
+        "按当前配置，模型放不进 NPU 的内存。"
+    ),
+    "Use the setting that the message names, or NPUs with more memory.": (
+        "使用消息里给出的设置，或换用内存更大的 NPU。"
+    ),
     "Numbers N of the /dev/davinciN to use.": "要使用的 /dev/davinciN 的编号 N。",
     "Hub id (ModelScope), or `tiny-omni`; by default the platform's model.": (
         "ModelScope 上的模型 id，或 `tiny-omni`；默认是平台的模型。"
@@ -62,7 +87,6 @@ CHINESE = {
         "每个 rank 放完整的专家，而不是每个专家的一片。"
     ),
     "Host address that the API is published on.": "API 发布在主机的哪个地址上。",
-    "Host port of the API.": "API 的主机端口。",
     "Container network: `bridge` publishes one port, `host` shares the host's.": (
         "容器网络：`bridge` 只发布一个端口，`host` 与主机共用网络。"
     ),
@@ -92,6 +116,15 @@ CHINESE = {
         "直接使用的现成镜像，不再构建。"
     ),
     "Base image to build on, instead of the catalog's.": "构建所用的基础镜像，代替目录里的那个。",
+    "Other names of the base image, asked in this order after it; by default the catalog's.": (
+        "基础镜像的其他名字（镜像站），在它之后按此顺序询问；默认用目录里的。"
+    ),
+    "Operating system in the Ascend base image, whatever the host's; by default `ubuntu`.": (
+        "昇腾基础镜像里的操作系统，与主机的无关；默认 `ubuntu`。"
+    ),
+    "Digest that an image's name stands for; `appliance images lock` finds and keeps it.": (
+        "镜像名对应的摘要（digest）；由 `appliance images lock` 查得并保存。"
+    ),
     "CA bundle (PEM) that the build trusts.": "构建时信任的 CA 证书包（PEM）。",
     "Debian mirror for the local base, as a URL.": "本地基础镜像所用的 Debian 镜像站，写 URL。",
     "Index of Python packages, as a URL.": "Python 包索引，写 URL。",
@@ -99,6 +132,12 @@ CHINESE = {
     "Proxy for HTTPS during the build.": "构建时 HTTPS 的代理。",
     "Hosts that the build reaches without a proxy.": "构建时不经代理访问的主机。",
     "ModelScope's cache of models; mounted read-only.": "ModelScope 的模型缓存；只读挂载。",
+    "Checks of `appliance doctor`, by id, whose failure does not stop `appliance up`.": (
+        "`appliance doctor` 的检查 id；这些检查不通过也不阻止 `appliance up`。"
+    ),
+    "Until a fact about the host that does not come is unknown.": (
+        "主机的某项情况多久读不到就算未知。"
+    ),
     "Until a silent registry counts as absent.": "镜像仓库多久不应答就算没有。",
     "For pulling an image.": "拉取一个镜像。",
     "For building an image.": "构建一个镜像。",
@@ -151,8 +190,8 @@ CHINESE = {
         "启动它（systemctl start docker），并确认你有权使用它的 socket。"
     ),
     "The image could not be pulled from any registry.": "从任何镜像仓库都拉不到镜像。",
-    "Check the network or the proxy, name a mirror in `image.base`, or load it by hand.": (
-        "检查网络或代理，在 `image.base` 里写一个镜像站，或手工导入镜像。"
+    "Check the network or the proxy, name a mirror in `image.mirrors`, or load it by hand.": (
+        "检查网络或代理，在 `image.mirrors` 里写一个镜像站，或手工导入镜像。"
     ),
     "Building the image failed.": "构建镜像失败。",
     "Read the builder's last lines above; behind a company proxy set `build.ca_bundle`.": (
@@ -229,6 +268,19 @@ CHINESE = {
     ),
     "Act on the system's reason in the message, or choose another place.": (
         "按错误信息里系统给出的原因处理，或换一个位置。"
+    ),
+    "A check of the host failed; nothing was changed.": "主机有一项检查未通过；什么都没有改动。",
+    "Do what stands after each `next:`; `appliance doctor` checks again. What is known to be "
+    "harmless goes into `doctor.skip`.": (
+        "按每个 `next:` 后面的话处理；`appliance doctor` 重新检查。确知无害的写进 `doctor.skip`。"
+    ),
+    "What an image's name stands for is not the same everywhere.": (
+        "同一个镜像名在各处对应的内容不一致。"
+    ),
+    "Find out which is right; leave a wrong mirror out of `image.mirrors`, pull a stale image "
+    "anew; then `appliance images lock`.": (
+        "查明哪个是对的；从 `image.mirrors` 里去掉不对的镜像站，重新拉取过期的镜像；再运行 "
+        "`appliance images lock`。"
     ),
     "Interrupted by Ctrl-C.": "被 Ctrl-C 中断。",
     "`appliance status` shows what was reached; `appliance up` goes on from there.": (

@@ -72,11 +72,8 @@ def number(npu: Npu) -> int:
 
 def unfit(npu: Npu, config: Config, inventory: Inventory) -> str | None:
     """Return why a die can't be had, in words that follow its name; `None` where it can."""
-    if npu.health is not None and npu.health.upper() != "OK":
-        return f"is not healthy: npu-smi says {npu.health}"
-    if npu.health is None and npu.hbm_total_mib is not None:
-        # The driver could not tell: npu-smi then leaves out the half of its row with the health.
-        return "may not be healthy: npu-smi shows its memory, and not its health"
+    if sick := _sick(npu):
+        return sick
     for claim in inventory.claims:
         if npu.device in claim.devices and claim.name != config.name:
             return f"is held by the appliance {claim.name}"
@@ -91,6 +88,15 @@ def unfit(npu: Npu, config: Config, inventory: Inventory) -> str | None:
             f"has {used} of {total} MiB in use, though npu-smi shows no process: another "
             "container holds it, or a process that ended badly"
         )
+    return None
+
+
+def _sick(npu: Npu) -> str | None:
+    if npu.health is not None and npu.health.upper() != "OK":
+        return f"is not healthy: npu-smi says {npu.health}"
+    if npu.health is None and npu.hbm_total_mib is not None:
+        # The driver could not tell: npu-smi then leaves out the half of its row with the health.
+        return "may not be healthy: npu-smi shows its memory, and not its health"
     return None
 
 

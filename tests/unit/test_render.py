@@ -449,3 +449,14 @@ def test_the_compose_file_of_the_repository_is_a_fresh_rendering() -> None:
     made = make(Config(platform="cpu"), BARE, None)
     file = ROOT / "compose" / "cpu.yaml"
     assert file.read_text(encoding="utf-8") == portable(made), "run `make compose`"
+
+
+@pytest.mark.parametrize("product", ["atlas-a2", "atlas-a3"])
+def test_the_compose_files_for_ascend_are_fresh_and_want_three_variables(product: str) -> None:
+    made = make(Config(), read.snapshot(HOSTS / f"compose-{product}"), None)
+    assert made.product == product
+    text = (ROOT / "compose" / f"{product}.yaml").read_text(encoding="utf-8")
+    assert text == portable(made), "run `make compose`"
+    assert set(re.findall(r"\$\{(\w+)", text)) == {"IMAGE", "MODEL_DIR", "PORT"}
+    # Nothing that one such host has and another may lack.
+    assert "hccn" not in text
