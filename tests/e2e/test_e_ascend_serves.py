@@ -6,16 +6,17 @@ vLLM's CPU kernels know no expert parallelism: only that is left out of the plan
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.e2e import simulated
-from tests.e2e.conftest import Cli, free_port, inspect
+from tests.e2e.conftest import ROOT, Cli, docker, execute, free_port, inspect
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from tests.e2e.conftest import Served
 
@@ -63,3 +64,35 @@ def test_the_ascend_runtime_is_asked_for_instead_of_devices(served: Served, tmp_
         service = json.loads(done.stdout)["services"]["vllm"]
         assert service["runtime"] == "ascend"
         assert not service.get("devices")
+
+
+@pytest.mark.parametrize("product", ["atlas-a2", "atlas-a3"])
+def test_the_compose_file_of_a_product_runs_as_it_is(served: Served, product: str) -> None:
+    """With Docker, the file, and three variables: nothing else of the project is needed."""
+    image = inspect("e2e")["Config"]["Image"]
+    del served
+    port = str(free_port())
+    file = ROOT / "compose" / f"{product}.yaml"
+    command = ["docker", "compose", "--file", str(file), "--file", "-", "--project-name", NAME]
+    # Only the names differ, so that an appliance of the default name may run meanwhile.
+    names = f"services: {{vllm: {{container_name: {NAME}}}}}\nvolumes: {{cache: {{name: {NAME}}}}}"
+    folder = str(ROOT / "models" / "tiny-omni")
+    environment = {**os.environ, "IMAGE": image, "MODEL_DIR": folder, "PORT": port}
+    with simulated.host(f"compose-{product}"):
+        try:
+            subprocess.run(
+                [*command, "up", "-d"], check=True, env=environment, input=names, text=True,
+                timeout=120,
+            )  # fmt: skip
+            found = inspect(NAME)
+            assert found["State"]["Running"]
+            assert found["HostConfig"]["PortBindings"]["8000/tcp"][0]["HostPort"] == port
+            devices = {d["PathOnHost"] for d in found["HostConfig"]["Devices"]}
+            assert {"/dev/davinci0", "/dev/davinci1", "/dev/hisi_hdc"} < devices
+            assert execute(NAME, "test", "-c", "/dev/davinci1").returncode == 0
+            mounts = {m["Destination"]: m for m in found["Mounts"]}
+            assert mounts["/models/Qwen3-Omni-30B-A3B-Thinking"]["Source"] == folder
+            assert not mounts["/usr/local/Ascend/driver/lib64"]["RW"]
+        finally:
+            docker("rm", "--force", NAME, check=False)
+            docker("volume", "rm", "--force", NAME, check=False)
