@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from appliance.doctor import devices, engine, network, resources
 from appliance.doctor.model import Check, Finding, failed, of_problem, ok, warning
 from appliance.errors import ApplianceError
-from appliance.inventory.model import Missing, Problem
+from appliance.inventory.facts import Missing
+from appliance.inventory.model import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -10,7 +10,7 @@ from appliance.catalog.load import products
 from appliance.catalog.needs import needs
 from appliance.doctor.model import Finding, failed, missing, ok, skipped, unknown, warning
 from appliance.errors import ApplianceError
-from appliance.inventory.model import Missing
+from appliance.inventory.facts import Missing
 from appliance.plan import dies, names
 
 if TYPE_CHECKING:

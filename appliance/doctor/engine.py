@@ -16,7 +16,7 @@ from appliance.doctor.model import (
     unknown,
     warning,
 )
-from appliance.inventory.model import EngineFacts, Missing
+from appliance.inventory.facts import EngineFacts, Missing
 from appliance.plan.ascend import RUNTIME
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from appliance import paths
 from appliance.errors import ApplianceError
 from appliance.inventory import system
-from appliance.inventory.model import (
+from appliance.inventory.facts import (
     Answer,
     DiskFacts,
     EngineFacts,
@@ -23,9 +23,9 @@ from appliance.inventory.model import (
     ImageFacts,
     Missing,
     PartsFacts,
-    Problem,
     WeightsFacts,
 )
+from appliance.inventory.model import Problem
 from appliance.plan import ports
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from appliance.config.model import Config
     from appliance.engine.docker import Engine
-    from appliance.inventory.model import Inventory, PortFacts
+    from appliance.inventory.facts import PortFacts
+    from appliance.inventory.model import Inventory
     from appliance.plan.model import Plan
 
 T = TypeVar("T")

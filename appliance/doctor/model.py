@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from appliance.catalog import load as catalog
 from appliance.errors import ApplianceError
-from appliance.inventory.model import HostFacts, Inventory, Missing, Problem
+from appliance.inventory.facts import HostFacts, Missing
+from appliance.inventory.model import Inventory, Problem
 from appliance.plan.model import Plan
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from appliance.catalog import load as catalog
 from appliance.catalog.needs import needs
 from appliance.doctor.model import Finding, failed, missing, ok, skipped, unknown, warning
-from appliance.inventory.model import ContainerFacts, Missing
+from appliance.inventory.facts import ContainerFacts, Missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from appliance.doctor.model import Subject
-    from appliance.inventory.model import PortFacts
+    from appliance.inventory.facts import PortFacts
 
 _IN_USE, _FORBIDDEN = "EADDRINUSE", {"EACCES", "EPERM"}
 _NOTHING = "nothing has to be fetched"

@@ -16,7 +16,7 @@ from appliance.doctor.model import (
     unknown,
     warning,
 )
-from appliance.inventory.model import DiskFacts, KernelFacts, Missing
+from appliance.inventory.facts import DiskFacts, KernelFacts, Missing
 
 if TYPE_CHECKING:
     from appliance.doctor.model import Subject

@@ -12,7 +12,7 @@ from appliance.doctor.model import Report, Subject
 from appliance.engine.docker import REQUEST_SECONDS
 from appliance.errors import ApplianceError
 from appliance.inventory import ask
-from appliance.inventory.model import Missing
+from appliance.inventory.facts import Missing
 from appliance.plan.make import make
 
 if TYPE_CHECKING:

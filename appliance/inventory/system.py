@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from appliance.errors import ApplianceError
-from appliance.inventory.model import (
+from appliance.inventory.facts import (
     Answer,
     ClockFacts,
     ContainerFacts,
@@ -29,9 +29,9 @@ from appliance.inventory.model import (
     KernelFacts,
     PartsFacts,
     PortFacts,
-    Problem,
     WeightsFacts,
 )
+from appliance.inventory.model import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

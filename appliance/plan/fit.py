@@ -120,10 +120,7 @@ def _on_cpu(
     token = weights_size.kv_bytes_per_token(config, layout)
     cache = int(float(environment.get("VLLM_CPU_KVCACHE_SPACE", "0")) * _GIB)
     length = int(options.get("--max-model-len", 0)) or weights_size.read(config).text.positions
-    block = model_configs.memory().block_tokens
-    blocks = cache // (token * block)
     usable = (inventory.system.memory_gib or 0) * _GIB
-    needed = -(-length // block)
     return Fit(
         MemoryPlan(
             usable_bytes=usable,
@@ -133,9 +130,9 @@ def _on_cpu(
             communication_bytes_per_rank=0,
             kv_cache_bytes_per_rank=cache,
             kv_bytes_per_token_per_rank=token,
-            kv_tokens=blocks * block,
-            max_concurrency=round(blocks / needed, 2),
-            fits=blocks >= needed and (not usable or weights + cache < usable),
+            kv_tokens=cache // token,
+            max_concurrency=round(cache / token / length, 2),
+            fits=cache >= token * length and (not usable or weights + cache < usable),
         )
     )
 

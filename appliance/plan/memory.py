@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from appliance.catalog import model_configs
+from appliance.catalog.memory import numbers
 from appliance.plan import model_sizes, reserves, weights_size
 from appliance.plan.model import MemoryPlan
 from appliance.plan.weights_size import ImpossibleLayout
@@ -93,7 +93,7 @@ def estimate(request: Request) -> MemoryPlan:
     activation = reserves.activations(model, layout, request.step)
     communication = reserves.communication(layout, request.hccl_buffsize_mib)
     token = weights_size.kv_bytes_per_token(config, layout)
-    block = model_configs.memory().block_tokens
+    block = numbers().block_tokens
     left = max(0, budget - weights - activation - communication)
     blocks = left // (token * block)
     needed = -(-request.max_model_len // block)
@@ -172,7 +172,7 @@ def remedies(request: Request) -> tuple[Proposal, ...]:
     alone = tuple(proposal for way in ways if (proposal := way(request)))
     if alone:
         return alone[:_MOST_PROPOSALS]
-    share = model_configs.memory().highest_utilization
+    share = numbers().highest_utilization
     if share <= request.utilization:
         return ()
     most = dataclasses.replace(request, utilization=share)
@@ -227,7 +227,7 @@ def _shorter(request: Request) -> Proposal | None:
 
 def _higher(request: Request) -> Proposal | None:
     """Return the lowest share of the memory that makes it fit."""
-    highest = round(model_configs.memory().highest_utilization * 100)
+    highest = round(numbers().highest_utilization * 100)
     for percent in range(int(request.utilization * 100) + 1, highest + 1):
         share = percent / 100
         changed = dataclasses.replace(request, utilization=share)
@@ -273,7 +273,7 @@ def _fits(request: Request) -> bool:
 
 def _length_bytes(request: Request, plan: MemoryPlan) -> int:
     """Return the KV cache's bytes for one request of the full length, in whole blocks."""
-    block = model_configs.memory().block_tokens
+    block = numbers().block_tokens
     return -(-request.max_model_len // block) * block * plan.kv_bytes_per_token_per_rank
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from appliance.errors import ApplianceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from appliance.config.model import Config
     from appliance.inventory.model import Inventory
 
@@ -53,7 +52,8 @@ def allot(config: Config, inventory: Inventory) -> Ports:
     api = config.server.port
     if api is None:
         kept = (mine.api_port,) if mine and mine.api_port else ()
-        api = next(port for port in (*kept, *_from(FIRST_API_PORT)) if port not in held)
+        candidates = chain(kept, range(FIRST_API_PORT, 65536))
+        api = next(port for port in candidates if port not in held)
     elif api in held:
         raise ApplianceError("port-in-use", f"The appliance {held[api]} holds port {api}.")
     if config.server.network != "host":
@@ -65,7 +65,3 @@ def allot(config: Config, inventory: Inventory) -> Ports:
     if base is None:
         raise ApplianceError("port-in-use", "No range of ports is left for HCCL.")
     return Ports(api, base)
-
-
-def _from(first: int) -> Iterator[int]:
-    return iter(range(first, 65536))

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from appliance.catalog import model_configs
+from appliance.catalog.memory import numbers
 from appliance.plan.weights_size import hears, sees
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Input:
 
 def default_step(usable_bytes: int, max_model_len: int) -> tuple[int, int]:
     """Return vLLM's own `--max-num-batched-tokens` and `--max-num-seqs` for such a device."""
-    for row in model_configs.memory().batch_defaults:
+    for row in numbers().batch_defaults:
         if usable_bytes >= row.gib * _GIB:
             break
     return min(row.max_num_batched_tokens, row.max_num_seqs * max_model_len), row.max_num_seqs
@@ -64,7 +64,7 @@ def communication(layout: Layout, hccl_buffsize_mib: int | None) -> int:
     `hccl_buffsize_mib` is the variable HCCL_BUFFSIZE, `None` where it is not set: of all
     communicators only MC2's goes by it.
     """
-    sizes = model_configs.memory().communication
+    sizes = numbers().communication
     buffers = 0
     if layout.tensor_parallel_size > 1:
         buffers += sizes.tensor_mib
@@ -99,7 +99,7 @@ def largest_input(model: Model, step: Step) -> Input | None:
     where one does not fill a step.
     """
     limits = step.limit_mm_per_prompt
-    constants = model_configs.memory().activation
+    constants = numbers().activation
     tokens = {}
     if sees(limits):
         side = model.vision.patch * model.vision.merge
@@ -124,7 +124,7 @@ def largest_input(model: Model, step: Step) -> Input | None:
 
 def _seeing(model: Model, ranks: int, tokens: int) -> int:
     """Return what lives in the vision tower's last layers, where the kept levels are most."""
-    vision, constants = model.vision, model_configs.memory().activation
+    vision, constants = model.vision, numbers().activation
     low, high = constants.padded_heads
     head = vision.hidden // vision.heads
     padded = vision.heads * high if low < head < high else vision.hidden
@@ -137,7 +137,7 @@ def _seeing(model: Model, ranks: int, tokens: int) -> int:
 
 def _hearing(model: Model, largest: Input) -> int:
     """Return what lives in the audio tower's first convolution, the widest place."""
-    audio, constants = model.audio, model_configs.memory().activation
+    audio, constants = model.audio, numbers().activation
     frames = largest.items * constants.audio_seconds * constants.audio_frames_per_second
     chunks = min(frames // (2 * audio.window), audio.chunk_batch)
     rows = -(-audio.mel_bins // 2)
@@ -147,7 +147,7 @@ def _hearing(model: Model, largest: Input) -> int:
 
 def _text(model: Model, layout: Layout, step: Step) -> int:
     """Return what lives in the language model's widest layer, or with the logits."""
-    text, constants = model.text, model_configs.memory().activation
+    text, constants = model.text, numbers().activation
     tokens = step.max_num_batched_tokens
     width, share = text.dense_width, layout.tensor_parallel_size
     copies = 1

@@ -25,23 +25,21 @@ from appliance.doctor import checks, gather, run
 from appliance.doctor.model import Check, Finding, Report, Subject, failed, ok, warning
 from appliance.errors import ERRORS, ApplianceError
 from appliance.inventory import ask, read, system
-from appliance.inventory.model import (
+from appliance.inventory.facts import (
     Answer,
     ClockFacts,
     ContainerFacts,
     DiskFacts,
     EngineFacts,
-    FileFacts,
     HostFacts,
     ImageFacts,
-    Inventory,
     KernelFacts,
     Missing,
     PartsFacts,
     PortFacts,
-    Problem,
     WeightsFacts,
 )
+from appliance.inventory.model import FileFacts, Inventory, Problem
 from appliance.plan.make import make
 
 if TYPE_CHECKING:

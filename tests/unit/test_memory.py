@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from appliance.catalog import model_configs
+from appliance.catalog.memory import numbers
 from appliance.plan import memory, model_sizes, reserves, weights_size
 from appliance.plan.memory import Request, estimate, refusal, remedies
 from appliance.plan.model_sizes import UnknownArchitecture
@@ -361,7 +362,7 @@ class TestReserves:
             request(
                 Layout(2, 1, expert_parallel=True),
                 int(139.8 * GIB),
-                utilization=model_configs.memory().default_utilization,
+                utilization=numbers().default_utilization,
                 max_num_batched_tokens=8192,
                 max_num_seqs=1024,
                 limit_mm_per_prompt={},
