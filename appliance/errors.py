@@ -119,7 +119,7 @@ ERRORS: dict[str, ErrorKind] = {
     "container-died": ErrorKind(
         80,
         "The container ended while the engine was loading.",
-        "Act on the engine's error line in the message; `appliance logs` has the rest.",
+        "Act on the engine's error line in the message; `appliance diagnose` tells more.",
     ),
     "not-ready": ErrorKind(
         81,

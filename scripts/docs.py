@@ -232,8 +232,8 @@ CHINESE = {
         "等它结束；`appliance status` 显示它进行到哪里。"
     ),
     "The container ended while the engine was loading.": "引擎加载时容器退出了。",
-    "Act on the engine's error line in the message; `appliance logs` has the rest.": (
-        "按错误信息里引擎的那一行处理；其余在 `appliance logs` 里。"
+    "Act on the engine's error line in the message; `appliance diagnose` tells more.": (
+        "按错误信息里引擎的那一行处理；`appliance diagnose` 给出更多。"
     ),
     "The server did not become ready in time.": "服务没有按时就绪。",
     "See `appliance logs`; raise `timeouts.ready` if it was still loading.": (

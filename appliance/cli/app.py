@@ -24,9 +24,11 @@ app = typer.Typer(
 )
 render_app = typer.Typer(help="Print the deployment as a file.", no_args_is_help=True)
 weights_app = typer.Typer(help="Fetch and check model folders.", no_args_is_help=True)
+images_app = typer.Typer(help="Show images and lock their content.", no_args_is_help=True)
 config_app = typer.Typer(help="Show and check the configuration.", no_args_is_help=True)
 app.add_typer(render_app, name="render")
 app.add_typer(weights_app, name="weights")
+app.add_typer(images_app, name="images")
 app.add_typer(config_app, name="config")
 
 ConfigFile = Annotated[
@@ -82,18 +84,26 @@ def up(
 ) -> None:
     """Bring the appliance up and verify it; does nothing where all is as planned."""
     from appliance.cli import show
+    from appliance.engine import claims
+    from appliance.lifecycle import state
     from appliance.lifecycle.progress import Progress
     from appliance.lifecycle.up import Options, Up
 
     stop_on_signals()
-    deployment = _prepare(config, overrides)
-    show.host(deployment)
     progress = Progress()
     options = Options(install_engine=install_engine, smoke=smoke, recreate=recreate)
-    try:
-        outcome = Up(deployment, options, progress).run()
-    finally:
-        progress.stop()
+    name = _load(config, overrides).config.name
+    with state.changing(name, "up") as change:
+        # One at a time chooses, and says what it chose before the next one looks.
+        with state.allotting(name):
+            deployment = _prepare(config, overrides)
+            box = deployment.plan.container
+            change.claim(claims.of_plan(box))
+        show.host(deployment)
+        try:
+            outcome = Up(deployment, options, progress).run()
+        finally:
+            progress.stop()
     show.endpoint(deployment, outcome, as_json=as_json)
 
 
@@ -181,6 +191,24 @@ def plan(
     from appliance.cli import show
 
     show.plan(_prepare(config, overrides, snapshot).plan, as_json=as_json)
+
+
+@app.command()
+@guarded
+def doctor(
+    config: ConfigFile = None,
+    overrides: Override = None,
+    snapshot: Snapshot = None,
+    as_json: Json = False,
+) -> None:
+    """Check host and configuration before anything is touched; exit status 92 on a failure."""
+    from appliance.cli import show
+    from appliance.doctor import run
+
+    wanted = _load(config, overrides).config
+    with show.waiting("Reading the host; npu-smi, or a file system, takes its time."):
+        report = run.snapshot(wanted, snapshot) if snapshot else run.host(wanted)
+    show.doctor(report, as_json=as_json)
 
 
 @render_app.command("run")
@@ -285,6 +313,42 @@ def weights_verify(
     show.weights(model, verify(Path(model.host_path), hashes=hashes), as_json=as_json)
 
 
+@images_app.command("lock")
+@guarded
+def images_lock(
+    config: ConfigFile = None,
+    overrides: Override = None,
+    snapshot: Snapshot = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace another locked digest.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the image's digest, on which all registries agree, to images.lock.yaml."""
+    from appliance.cli import show
+    from appliance.engine import docker, lock
+
+    loaded = _load(config, overrides)
+    deployment = _prepare(config, overrides, snapshot)
+    image, timeout = deployment.plan.image, deployment.config.timeouts.registry
+    locked = lock.lock(docker.connect(), image, loaded.lock_file, timeout, force=force)
+    show.locked(locked, loaded.lock_file, as_json=as_json)
+
+
+@images_app.command("list")
+@guarded
+def images_list(
+    config: ConfigFile = None,
+    overrides: Override = None,
+    snapshot: Snapshot = None,
+    as_json: Json = False,
+) -> None:
+    """Print the images' names, their locked digests, and what is on this host. Asks no registry."""
+    from appliance.cli import show
+    from appliance.engine import docker, lock
+
+    plan = _prepare(config, overrides, snapshot).plan
+    show.images(lock.overview(docker.connect(), plan.image), as_json=as_json)
+
+
 @app.command()
 @guarded
 def smoke(
@@ -321,6 +385,37 @@ def smoke(
         target, container = probes.own(wanted)
         show.smoke(target, junit, as_json=as_json)
         state.mark_verified(wanted.name, container)
+
+
+@app.command()
+@guarded
+def diagnose(
+    config: ConfigFile = None,
+    overrides: Override = None,
+    log: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="A log to read instead of the container's; - is stdin."),
+    ] = None,
+    bundle: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Write an archive to send on, without secrets."),
+    ] = None,
+    tail: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Number of last lines to read [default: all].", min=1),
+    ] = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Name what went wrong, from the engine's log. Exit status 0 if the log could be read."""
+    from appliance.cli import show
+    from appliance.diagnose import run
+
+    stop_on_signals()
+    with show.waiting("Reading the log; a long one takes its time."):
+        wanted = run.Wanted(log, tail, bundle, force=force)
+        found, written = run.perform(wanted, lambda: _load(config, overrides))
+    show.diagnosis(found, written, as_json=as_json)
 
 
 @config_app.command("show")

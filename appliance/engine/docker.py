@@ -230,7 +230,12 @@ class Engine:
         with translated():
             try:
                 yield from self.client.api.logs(
-                    found.id, stdout=True, stderr=True, stream=True, tail=tail or "all"
+                    found.id,
+                    stdout=True,
+                    stderr=True,
+                    stream=True,
+                    follow=False,  # Else a stream follows.
+                    tail=tail or "all",
                 )
             except NotFound:
                 return

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import socket
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +12,7 @@ from appliance.engine import command, docker, images, install
 from appliance.errors import ApplianceError
 from appliance.lifecycle import drift, running, state
 from appliance.lifecycle.decide import Action, Decision, decide
-from appliance.lifecycle.logs import first_error, last_line
+from appliance.lifecycle.logs import explain, last_line
 from appliance.render import render
 from appliance.secretfile import read_key
 from appliance.weights.verify import require_readable
@@ -59,6 +57,7 @@ class Up:
 
     def __init__(self, deployment: Deployment, options: Options, progress: Progress) -> None:
         """Prepare a run; nothing happens before `run`."""
+        self.deployment = deployment
         self.plan = deployment.plan
         self.config = deployment.config
         self.options = options
@@ -66,23 +65,25 @@ class Up:
         self.name = self.plan.container.name
 
     def run(self) -> Outcome:
-        """Bring the appliance up; raises `ApplianceError` with what stopped it."""
-        with state.changing(self.name, "up"):
-            if self.options.install_engine:
-                install.ensure(install=True, on_line=self.progress.detail)
-            engine = docker.connect()
-            found = engine.container(self.name)
-            decision = self._decide(engine, found)
-            if decision.action is Action.NOTHING:
-                return Outcome(changed=False, differences=(), smoke=())
-            for line in decision.reasons:
-                self.progress.note(f"  change  {line}")
-            if decision.action is Action.REPLACE:
-                self._replace(engine, found)
-            if decision.action is not Action.VERIFY:
-                self._load(engine)
-            results = self._smoke(engine)
-            return Outcome(changed=True, differences=decision.reasons, smoke=results)
+        """Bring the appliance up; raises `ApplianceError` with what stopped it.
+
+        Whoever calls holds the right to change it (`state.changing`).
+        """
+        if self.options.install_engine:
+            install.ensure(install=True, on_line=self.progress.detail)
+        engine = docker.connect()
+        found = engine.container(self.name)
+        decision = self._decide(engine, found)
+        if decision.action is Action.NOTHING:
+            return Outcome(changed=False, differences=(), smoke=())
+        for line in decision.reasons:
+            self.progress.note(f"  change  {line}")
+        if decision.action is Action.REPLACE:
+            self._replace(engine, found)
+        if decision.action is not Action.VERIFY:
+            self._load(engine)
+        results = self._smoke(engine)
+        return Outcome(changed=True, differences=decision.reasons, smoke=results)
 
     def _decide(self, engine: docker.Engine, found: docker.ContainerState | None) -> Decision:
         changes: list[str] = []
@@ -100,10 +101,9 @@ class Up:
 
     def _replace(self, engine: docker.Engine, found: docker.ContainerState | None) -> None:
         """Make the container. The old one serves until all that can be known is known."""
+        self._examine(engine)
         if not self.options.install_engine:  # Else it was seen to before anything.
             install.ensure(install=False, on_line=self.progress.detail)
-        if not self._holds_port(found):
-            self._refuse_taken_port()
         self._image(engine)
         self._weights()
         file = state.folder(self.name) / "compose.yaml"
@@ -120,16 +120,35 @@ class Up:
                 timeout=START_SECONDS,
                 on_line=self.progress.detail,
             )  # fmt: skip
-        except ApplianceError:
+        except ApplianceError as error:
             # What could not be started is of no use, if it is ours and was made just now.
             half = engine.container(self.name)
             if half is not None and half.ours and half.status == "created":
                 engine.remove(half)
-            raise
+            known = explain(error.message)[1]
+            if error.id != "container-start-failed" or known is None:
+                raise
+            message = f"{error.message}\nCause [{known.id}]: {known.cause}"
+            raise ApplianceError(error.id, message, known.remedy) from error
         self.progress.end(f"{self.name} started")
         if found is not None:
             # An image that was built anew leaves the old one behind, without a name.
             engine.discard(found.image_id)
+
+    def _examine(self, engine: docker.Engine) -> None:
+        """Stop before anything is pulled or changed where a check of the host fails."""
+        from appliance.doctor.run import before_up
+
+        self.progress.begin("doctor", "checking the host")
+        report = before_up(self.deployment, engine)
+        counts = report.counts
+        if report.error is not None:
+            self.progress.stop()
+            raise report.error
+        self.progress.end(f"{len(report.checks)} checks, none failed, {counts['warning']} warnings")
+        for check in report.checks:
+            if check.verdict == "warning" and check.id != "plan":  # Those are told already.
+                self.progress.note(f"  warning  {check.id}: {check.finding.evidence}")
 
     def _remove(self, engine: docker.Engine, found: docker.ContainerState) -> None:
         if found.running:
@@ -154,32 +173,6 @@ class Up:
         require_readable(folder.path)
         self.progress.end(f"{model.host_path}: {folder.files} files, {folder.bytes / 1e9:.2f} GB")
 
-    def _holds_port(self, found: docker.ContainerState | None) -> bool:
-        """Tell whether the container that will go is itself what holds the API port."""
-        if found is None or not found.running:
-            return False
-        return any(port == self.plan.api_port for _, port in found.ports)
-
-    def _refuse_taken_port(self) -> None:
-        server, port = self.config.server, self.plan.api_port
-        family = socket.AF_INET6 if ":" in server.bind else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((server.bind, port))
-            except OSError as error:
-                if isinstance(error, PermissionError):
-                    return  # A low port: the engine may bind it, this user may not.
-                taken = error.errno == errno.EADDRINUSE
-                raise ApplianceError(
-                    "port-in-use" if taken else "config-invalid",
-                    f"server.bind {server.bind}, port {port}: {error.strerror}.",
-                    f"See who it is with `ss -ltnp sport = :{port}`, or choose another "
-                    "`server.port`."
-                    if taken
-                    else "Set `server.bind` to an address of this host.",
-                ) from error
-
     def _load(self, engine: docker.Engine) -> None:
         """Wait for the API to answer, then for a token; stop early when the container dies."""
         self.progress.begin("load", "the engine loads the model")
@@ -187,8 +180,10 @@ class Up:
         while not running.answers(self._target):
             found = self._refuse_dead(engine)
             if time.monotonic() > deadline:
-                raise ApplianceError(
-                    "not-ready", f"No answer after {self.config.timeouts.ready:g} s."
+                raise self._told(
+                    "not-ready",
+                    f"No answer after {self.config.timeouts.ready:g} s.",
+                    engine.logs(found, tail=LOG_LINES),
                 )
             self.progress.detail(last_line(engine.logs(found, tail=3)))
             time.sleep(POLL_SECONDS)
@@ -218,13 +213,23 @@ class Up:
             raise ApplianceError("container-died", f"The container {self.name} was removed.")
         if found.running and not found.restarts:
             return found
-        line = first_error(engine.logs(found, tail=LOG_LINES))
+        log = engine.logs(found, tail=LOG_LINES)
         # Left alone, the restart policy would load and fail without end. Nothing that serves
         # is lost: there is no request to wait for.
         engine.stop(found, DEAD_STOP_SECONDS)
         how = "was killed for want of memory" if found.oom_killed else "ended"
         code = f" with exit code {found.exit_code}" if found.exit_code else ""
-        raise ApplianceError("container-died", f"The container {how}{code}. First error: {line}")
+        raise self._told("container-died", f"The container {how}{code}.", log)
+
+    @staticmethod
+    def _told(error: str, what: str, log: str) -> ApplianceError:
+        """Make an error of what happened and what the engine's log says of it."""
+        line, known = explain(log)
+        if known is None:
+            died = error == "container-died"  # Else the last line is no error.
+            return ApplianceError(error, f"{what} {'First error' if died else 'Log'}: {line}")
+        message = f"{what} First error: {line}\nCause [{known.id}]: {known.cause}"
+        return ApplianceError(error, message, known.remedy)
 
     def _smoke(self, engine: docker.Engine) -> tuple[ProbeResult, ...]:
         if not self.options.smoke:

@@ -25,6 +25,8 @@ EXIT_CODES = {
     "public-without-key": 66,
     "api-key-file": 67,
     "host-unsupported": 68,
+    "npus-unavailable": 100,
+    "memory-insufficient": 91,
     "devices-missing": 69,
     "engine-missing": 70,
     "engine-unreachable": 71,
@@ -47,6 +49,8 @@ EXIT_CODES = {
     "file-differs": 87,
     "engine-failed": 88,
     "file-not-written": 89,
+    "doctor-failed": 92,
+    "image-digest-differs": 93,
     "bug": 99,
     "interrupted": 130,
 }
