@@ -31,7 +31,7 @@ lint: $(VENV)/.dev
 compose: $(VENV)/.ready  ## Render the files in compose/ again
 	$(BIN)/appliance render compose --portable --set platform=cpu --force -o compose/cpu.yaml
 	for product in atlas-a2 atlas-a3; do $(BIN)/appliance render compose --portable --force \
-		--snapshot tests/hosts/compose-$$product -o compose/$$product.yaml || exit 1; done
+		--snapshot tests/hosts/compose-$$product --set product=$$product -o compose/$$product.yaml || exit 1; done
 
 docs: $(VENV)/.ready  ## Write the tables of both READMEs again
 	$(BIN)/python scripts/docs.py

@@ -12,15 +12,15 @@ from appliance import paths
 from appliance.engine import claims
 from appliance.errors import ApplianceError
 from appliance.inventory import document, read
-from appliance.inventory.model import Problem
 from appliance.lifecycle import state
 from appliance.plan import ascend
 from appliance.plan.make import make
+from appliance.plan.make import sources as plan_sources
 
 if TYPE_CHECKING:
     from appliance.config.model import Config
     from appliance.inventory.model import Inventory
-    from appliance.plan.model import Plan
+    from appliance.plan.model import ImagePlan, ModelPlan, Plan
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,28 @@ class Deployment:
     plan: Plan
 
 
-def prepare(config: Config, snapshot: Path | None = None) -> Deployment:
-    """Read the host, or its snapshot, and plan for it; raises `ApplianceError`."""
+@dataclass(frozen=True)
+class Sources:
+    """What an appliance is made of: what can be fetched before there is a host to run it."""
+
+    config: Config
+    image: ImagePlan
+    model: ModelPlan
+
+
+def prepare(config: Config, snapshot: Path | None = None, *, to_change: bool = False) -> Deployment:
+    """Read the host, or its snapshot, and plan for it; raises `ApplianceError`.
+
+    `to_change`: the plan is going to be carried out, so that what others hold must be known.
+    """
     config = absolute(config)
-    inventory = take(config, snapshot)
+    inventory = take(config, snapshot, patience=claims.PATIENT_SECONDS if to_change else None)
+    if to_change and not inventory.claims_known:
+        raise ApplianceError(
+            "engine-unreachable",
+            "The Docker engine does not say which appliances run, so NPUs and ports could be "
+            "taken from one of them.",
+        )
     models = paths.models()
     plan = make(config, inventory, str(models) if models else None)
     host_path = plan.model.host_path
@@ -48,8 +66,19 @@ def prepare(config: Config, snapshot: Path | None = None) -> Deployment:
     return Deployment(config, inventory, plan)
 
 
-def take(config: Config, snapshot: Path | None = None) -> Inventory:
-    """Take the inventory that a plan for this configuration needs."""
+def sources(config: Config, snapshot: Path | None = None) -> Sources:
+    """Plan what has to be fetched, whether or not the host could serve it now."""
+    config = absolute(config)
+    models = paths.models()
+    image, model = plan_sources(config, take(config, snapshot), str(models) if models else None)
+    return Sources(config, image, model)
+
+
+def take(config: Config, snapshot: Path | None = None, patience: float | None = None) -> Inventory:
+    """Take the inventory that a plan for this configuration needs.
+
+    `patience` is how many seconds the engine has to say what other appliances hold.
+    """
     if snapshot is not None:
         return read.snapshot(snapshot)
     model_config = None
@@ -59,21 +88,13 @@ def take(config: Config, snapshot: Path | None = None) -> Inventory:
     if paths.inside_image():
         key_file = None  # It is on the host, where nothing can be asked about it from here.
     found = read.live(ascend.candidate_paths(), (key_file,) if key_file else ())
-    held = claims.read()
-    problems = () if held is not None else (_SILENT,)
+    held = claims.read(patience or claims.SECONDS)
     return dataclasses.replace(
         found,
         model_config=model_config,
         claims=(*(held or ()), *state.pending(config.name)),
-        problems=(*found.problems, *problems) if found.npus else found.problems,
+        claims_known=held is not None,
     )
-
-
-_SILENT = Problem(
-    "claims-unknown",
-    "The Docker engine does not say which appliances run, so what they hold is not known.",
-    "See that you may use its socket: `docker ps`.",
-)
 
 
 def absolute(config: Config) -> Config:

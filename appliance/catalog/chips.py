@@ -159,6 +159,12 @@ def variant(name: str, total_mib: int | None) -> str:
     return chip.variants.get(str(total_mib), name) if chip else name
 
 
+def idle_mib(total_mib: int) -> float:
+    """Return up to how much of a die's memory is in use though nobody uses it. In MiB."""
+    idle = _chips_file()["idle"]
+    return max(float(idle["mib"]), float(idle["share"]) * total_mib)
+
+
 def usable_bytes(name: str | None, total_mib: int) -> int:
     """Return how much of a chip's memory a process can have, as torch_npu reports it.
 

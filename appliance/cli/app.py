@@ -12,7 +12,7 @@ from appliance.cli.run import document, guarded, stop_on_signals
 
 if TYPE_CHECKING:
     from appliance.config.load import Loaded
-    from appliance.deployment import Deployment
+    from appliance.deployment import Deployment, Sources
     from appliance.plan.model import Plan
 
 app = typer.Typer(
@@ -65,9 +65,21 @@ def _prepare(
     from appliance.deployment import prepare
 
     deployment = prepare(_load(config, overrides).config, snapshot)
+    _warn(deployment)
+    return deployment
+
+
+def _warn(deployment: Deployment) -> None:
     for warning in deployment.plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    return deployment
+
+
+def _sources(
+    config: Path | None, overrides: list[str] | None, snapshot: Path | None = None
+) -> Sources:
+    from appliance.deployment import sources
+
+    return sources(_load(config, overrides).config, snapshot)
 
 
 @app.command()
@@ -84,21 +96,17 @@ def up(
 ) -> None:
     """Bring the appliance up and verify it; does nothing where all is as planned."""
     from appliance.cli import show
-    from appliance.engine import claims
     from appliance.lifecycle import state
     from appliance.lifecycle.progress import Progress
-    from appliance.lifecycle.up import Options, Up
+    from appliance.lifecycle.up import Options, Up, allot
 
     stop_on_signals()
     progress = Progress()
     options = Options(install_engine=install_engine, smoke=smoke, recreate=recreate)
-    name = _load(config, overrides).config.name
-    with state.changing(name, "up") as change:
-        # One at a time chooses, and says what it chose before the next one looks.
-        with state.allotting(name):
-            deployment = _prepare(config, overrides)
-            box = deployment.plan.container
-            change.claim(claims.of_plan(box))
+    wanted = _load(config, overrides).config
+    with state.changing(wanted.name, "up") as change:
+        deployment = allot(wanted, options, change, progress.detail)
+        _warn(deployment)
         show.host(deployment)
         try:
             outcome = Up(deployment, options, progress).run()
@@ -259,19 +267,19 @@ def build(config: ConfigFile = None, overrides: Override = None, as_json: Json =
     from appliance.lifecycle.progress import Progress
 
     stop_on_signals()
-    deployment = _prepare(config, overrides)
+    found = _sources(config, overrides)
     progress = Progress()
     install.ensure(install=False, on_line=progress.detail)
     engine = docker.connect()
-    progress.begin("image", deployment.plan.image.name)
+    progress.begin("image", found.image.name)
     try:
-        images.Builder(engine, deployment.config, progress.detail).build(deployment.plan.image)
+        images.Builder(engine, found.config, progress.detail).build(found.image)
     finally:
         progress.stop()
-    image = engine.image(deployment.plan.image.name)
-    progress.end(deployment.plan.image.name)
+    image = engine.image(found.image.name)
+    progress.end(found.image.name)
     if as_json:
-        document({"image": deployment.plan.image.name, "id": image.id if image else None})
+        document({"image": found.image.name, "id": image.id if image else None})
 
 
 @weights_app.command("fetch")
@@ -285,7 +293,7 @@ def weights_fetch(
     from appliance.lifecycle.up import bring_weights
 
     stop_on_signals()
-    model = _prepare(config, overrides).plan.model
+    model = _sources(config, overrides).model
     progress = Progress()
     progress.begin("weights", model.id)
     try:
@@ -309,7 +317,7 @@ def weights_verify(
     from appliance.cli import show
     from appliance.weights.verify import verify
 
-    model = _prepare(config, overrides).plan.model
+    model = _sources(config, overrides).model
     show.weights(model, verify(Path(model.host_path), hashes=hashes), as_json=as_json)
 
 
@@ -327,9 +335,9 @@ def images_lock(
     from appliance.engine import docker, lock
 
     loaded = _load(config, overrides)
-    deployment = _prepare(config, overrides, snapshot)
-    image, timeout = deployment.plan.image, deployment.config.timeouts.registry
-    locked = lock.lock(docker.connect(), image, loaded.lock_file, timeout, force=force)
+    found = _sources(config, overrides, snapshot)
+    timeout = found.config.timeouts.registry
+    locked = lock.lock(docker.connect(), found.image, loaded.lock_file, timeout, force=force)
     show.locked(locked, loaded.lock_file, as_json=as_json)
 
 
@@ -345,8 +353,8 @@ def images_list(
     from appliance.cli import show
     from appliance.engine import docker, lock
 
-    plan = _prepare(config, overrides, snapshot).plan
-    show.images(lock.overview(docker.connect(), plan.image), as_json=as_json)
+    found = _sources(config, overrides, snapshot)
+    show.images(lock.overview(docker.connect(), found.image), as_json=as_json)
 
 
 @app.command()

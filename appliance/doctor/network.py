@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from appliance.doctor.model import Subject
     from appliance.inventory.facts import PortFacts
 
+# States in which a container holds its ports.
+_HOLDING = frozenset({"running", "paused"})
 _IN_USE, _FORBIDDEN = "EADDRINUSE", {"EACCES", "EPERM"}
 _NOTHING = "nothing has to be fetched"
 
@@ -57,7 +59,7 @@ def _in_use(found: PortFacts, where: str, own: ContainerFacts | Missing | None) 
     )
     if isinstance(own, Missing):
         return unknown(f"{where}: in use; whether by this appliance is not known", remedy)
-    if own and own.ours and own.status == "running" and found.port in own.ports:
+    if own and own.ours and own.status in _HOLDING and found.port in own.ports:
         return ok(f"{where}: held by {own.name}, this appliance's own container")
     return failed(f"server.bind {where}: {found.text}.", remedy, "port-in-use")
 
@@ -73,7 +75,7 @@ def hccl_ports(subject: Subject) -> Finding:
         return missing(found)
     busy = [str(item.port) for item in found if item.error == _IN_USE]
     own = subject.facts.container
-    mine = isinstance(own, ContainerFacts) and own.ours and own.status == "running"
+    mine = isinstance(own, ContainerFacts) and own.ours and own.status in _HOLDING
     if not found:
         return unknown("the plan names no ports for HCCL")
     span = f"{found[0].port}-{found[-1].port}"

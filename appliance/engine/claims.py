@@ -1,13 +1,15 @@
 """What the appliances of this host hold: read from their containers' labels, never remembered.
 
 A claim lasts as long as the container that runs or will run again, so it survives a crash of the
-launcher and of the host, and it is gone with the container.
+launcher and of the host. It is gone with the container, and with one that ended for good.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from appliance.inventory.model import Claim
@@ -17,24 +19,39 @@ if TYPE_CHECKING:
     from appliance.plan.model import Container
 
 DEFAULT_SOCKET = "/var/run/docker.sock"
-# A healthy engine answers from memory, in milliseconds.
+# A healthy engine answers from memory, in milliseconds. To look, so long is enough; what is
+# going to change something waits as long as it waits for every other answer.
 SECONDS = 2.0
+PATIENT_SECONDS = 15.0
 _LIVING = frozenset({"created", "running", "restarting", "paused"})
 
 
-def read() -> tuple[Claim, ...] | None:
+def read(seconds: float = SECONDS) -> tuple[Claim, ...] | None:
     """Return the claims of this host's containers; `None` where the engine can't be asked."""
     host = os.environ.get("DOCKER_HOST") or f"unix://{DEFAULT_SOCKET}"
     scheme, _, path = host.partition("://")
     try:
-        listed = _ask(path) if scheme == "unix" else _ask_remote()
+        listed = _ask(path, seconds) if scheme == "unix" else _ask_remote()
         return tuple(
-            claim
-            for row in listed
-            if row.get("State") in _LIVING and (claim := of_labels(row.get("Labels") or {}))
+            claim for row in listed if row.get("State") in _LIVING and (claim := _of_row(row))
         )
-    except (OSError, ValueError, AttributeError, TypeError):
+    except ConnectionRefusedError:
+        return ()  # An engine that is stopped: so are its containers.
+    except (OSError, ValueError, AttributeError, TypeError, LookupError):
         return None
+
+
+def _of_row(row: dict[str, Any]) -> Claim | None:
+    """Return what a container of the engine's list holds.
+
+    One that was made by a portable file has no plan, but its devices as a label, and its port is
+    what the engine publishes.
+    """
+    claim = of_labels(row.get("Labels") or {})
+    if claim is None or claim.api_port is not None:
+        return claim
+    ports = [port["PublicPort"] for port in row.get("Ports") or () if port.get("PublicPort")]
+    return dataclasses.replace(claim, api_port=ports[0] if ports else None)
 
 
 def of_labels(labels: dict[str, str]) -> Claim | None:
@@ -42,11 +59,12 @@ def of_labels(labels: dict[str, str]) -> Claim | None:
     name = labels.get(names.LABEL_NAME)
     if name is None:
         return None
+    devices = tuple(filter(names.NPU_NODE.match, labels.get(names.LABEL_DEVICES, "").split(",")))
     try:
         spec = json.loads(labels.get(names.LABEL_SPEC, "{}"))
-        return of_spec(name, spec)
+        return of_spec(name, spec) if spec else Claim(name, devices)
     except (ValueError, LookupError, TypeError, AttributeError):
-        return Claim(name)
+        return Claim(name, devices)
 
 
 def of_plan(container: Container) -> Claim:
@@ -67,7 +85,7 @@ def of_spec(name: str, spec: dict[str, Any]) -> Claim:
     return Claim(name, tuple(nodes), ports[0] if ports else None, int(base) if base else None)
 
 
-def _ask(path: str) -> list[dict[str, Any]]:
+def _ask(path: str, seconds: float) -> list[dict[str, Any]]:
     """Ask the engine on its socket for the appliances' containers.
 
     By hand, over HTTP/1.0, because every command that makes a plan asks this: the libraries for
@@ -80,12 +98,14 @@ def _ask(path: str) -> list[dict[str, Any]]:
     filters = '{"label":["' + names.LABEL_NAME + '"]}'
     query = f"/containers/json?all=1&filters={_quoted(filters)}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
-        channel.settimeout(SECONDS)
+        channel.settimeout(seconds)
         channel.connect(path)
         channel.sendall(f"GET {query} HTTP/1.0\r\nHost: docker\r\n\r\n".encode())
-        parts = []
+        parts, end = [], time.monotonic() + seconds
         while part := channel.recv(65536):
             parts.append(part)
+            if time.monotonic() > end:
+                raise OSError("the engine's answer has no end")
     head, _, body = b"".join(parts).partition(b"\r\n\r\n")
     if b" 200 " not in head.partition(b"\r\n")[0]:
         raise OSError(head.partition(b"\r\n")[0].decode(errors="replace"))

@@ -77,7 +77,10 @@ class Builder:
             raise ApplianceError(
                 "config-invalid", "`image.name` names an image to be run as it is.", "Unset it."
             )
-        here = self._base_here(plan, root)
+        here = base_here(self.engine, plan, root)
+        if here is None and plan.digest is not None:
+            for sentence in self._others(plan.names, plan.digest):
+                self.on_line(f"{sentence} It is not used.")
         refuse_full_disk(self.engine, LAYER_BYTES if here else BUILD_BYTES)
         base = here or self._fetch_base(plan, root)
         arguments = {
@@ -145,33 +148,6 @@ class Builder:
                     "can't be told to be the locked one."
                 )
         return found
-
-    def _base_here(self, plan: ImagePlan, root: Path) -> str | None:
-        """Return a reference of a base image that is on this host, and is up to date."""
-        if plan.digest is not None:
-            return self._pinned_here(plan.names, plan.digest)
-        for name in plan.names:
-            if self.engine.image(name) is not None:
-                return name
-        if plan.local_image and plan.local_dockerfile:
-            local = self.engine.image(plan.local_image)
-            wanted = file_hash(root / plan.local_dockerfile)
-            if local is not None and local.labels.get(LABEL_CONTEXT) == wanted:
-                return plan.local_image
-        return None
-
-    def _pinned_here(self, names: Sequence[str], digest: str) -> str | None:
-        """Return a reference with this digest that the engine has, if it has one."""
-        for name in names:
-            # Perhaps pulled from elsewhere and named by hand: the content is what counts. By
-            # its name then, since builds look for `NAME@DIGEST` among what was pulled as that.
-            if digest in (lock.known_here(self.engine, name) or ()):
-                return name
-            if self.engine.image(pinned(name, digest)) is not None:
-                return pinned(name, digest)
-        for sentence in self._others(names, digest):
-            self.on_line(f"{sentence} It is not used.")
-        return None
 
     def _digest(self, base: str) -> str:
         """Return the digest of a base, empty where no registry, or more than one, gave it."""
@@ -295,6 +271,33 @@ def current(engine: Engine, plan: ImagePlan) -> str | None:
         return found.id if same_base or plan.digest is None else None
     same_context = found.labels.get(LABEL_CONTEXT) == context_hash(root, plan)
     return found.id if same_base and same_context else None
+
+
+def base_here(engine: Engine, plan: ImagePlan, root: Path) -> str | None:
+    """Return a reference of a base image that is on this host, and is up to date."""
+    if plan.digest is not None:
+        return _pinned_here(engine, plan.names, plan.digest)
+    for name in plan.names:
+        if engine.image(name) is not None:
+            return name
+    if plan.local_image and plan.local_dockerfile:
+        local = engine.image(plan.local_image)
+        wanted = file_hash(root / plan.local_dockerfile)
+        if local is not None and local.labels.get(LABEL_CONTEXT) == wanted:
+            return plan.local_image
+    return None
+
+
+def _pinned_here(engine: Engine, names: Sequence[str], digest: str) -> str | None:
+    """Return a reference with this digest that the engine has, if it has one."""
+    for name in names:
+        # Perhaps pulled from elsewhere and named by hand: the content is what counts. By
+        # its name then, since builds look for `NAME@DIGEST` among what was pulled as that.
+        if digest in (lock.known_here(engine, name) or ()):
+            return name
+        if engine.image(pinned(name, digest)) is not None:
+            return pinned(name, digest)
+    return None
 
 
 def context_hash(root: Path, plan: ImagePlan) -> str:

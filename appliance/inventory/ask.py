@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -40,11 +41,14 @@ def asked(sources: Sources) -> Sources:
     program = find()
     if program is None:
         return sources
+    began = time.monotonic()
     with ThreadPoolExecutor(len(_COMMANDS)) as pool:
         answers = list(pool.map(lambda words: run([program, *words]), _COMMANDS))
     # One client of the driver can keep out another: what is busy is asked again by itself.
-    again = trouble.retry(answers[0].text)
-    info, mapping, topology = [run([program, *_COMMANDS[0]]) if again else answers[0], *answers[1:]]
+    info, mapping, topology = answers
+    if trouble.retry(info.text):
+        second = run([program, *_COMMANDS[0]], max(_LEAVE, TIMEOUT - (time.monotonic() - began)))
+        info = second if second.ended else info
     problems = sources.problems
     if not info.ended:
         problems += tuple(trouble.problems(["npu-smi timed out"], table=False))
@@ -65,7 +69,7 @@ def find() -> str | None:
     return next(good, there[0] if there else None)
 
 
-def run(command: Sequence[str]) -> Answer:
+def run(command: Sequence[str], timeout: float = TIMEOUT) -> Answer:
     """Run a command in a session of its own, so that what it started ends with it."""
     if os.path.isdir(command[0]):  # noqa: PTH112 (Docker makes one where a mount has no source)
         return Answer(f"{command[0]}: Is a directory")
@@ -81,7 +85,7 @@ def run(command: Sequence[str]) -> Answer:
     except OSError as error:
         return Answer(f"{command[0]}: {error.strerror}")
     try:
-        output, _ = process.communicate(timeout=TIMEOUT)
+        output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         return Answer(_end(process), ended=False)
     text = output.decode(errors="replace")

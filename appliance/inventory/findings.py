@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from appliance.catalog import chips
 from appliance.catalog import load as catalog
 from appliance.inventory import resolve, trouble
 from appliance.inventory.model import Problem
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from appliance.inventory.model import Npu, ProductName
     from appliance.inventory.table import Layout, Row, Table
 
-# Memory in use with no process beside it, of which somebody should know: an idle die has less
-# than a tenth in use (npu-smi tables of vllm-ascend issues 9503, 10405, 1363 and others).
-_HELD_SHARE = 0.25
 
 
 def _set_product() -> str:
@@ -261,7 +259,7 @@ def memory(npus: Iterable[Npu], read: Table) -> list[Problem]:
                 )
             )
         quiet = npu.npu_id in (read.asked or ()) and not npu.processes
-        if quiet and used is not None and total and used > _HELD_SHARE * total:
+        if quiet and used is not None and total and used > chips.idle_mib(total):
             found.append(
                 Problem(
                     "npu-memory-held",

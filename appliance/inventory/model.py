@@ -113,6 +113,8 @@ class Inventory:
     npus: tuple[Npu, ...] = ()
     links: tuple[Link, ...] = ()
     claims: tuple[Claim, ...] = ()
+    # Whether all claims are known: an engine that does not answer may hold more.
+    claims_known: bool = True
     problems: tuple[Problem, ...] = ()
     device_nodes: frozenset[str] = frozenset()
     paths: frozenset[str] = frozenset()

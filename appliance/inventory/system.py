@@ -270,30 +270,11 @@ def image(connection: Engine, plan: ImagePlan) -> ImageFacts:
     from appliance import paths
     from appliance.engine import images
 
-    buildable = paths.checkout() is not None
-    if images.current(connection, plan) is not None:
-        return ImageFacts(here=True, buildable=buildable)
-    return ImageFacts(here=False, base=_base(connection, plan), buildable=buildable)
-
-
-def _base(connection: Engine, plan: ImagePlan) -> str | None:
-    """Return a base on this host that the image can be built on without a registry."""
-    from appliance import paths
-    from appliance.engine import images
-    from appliance.plan.model import pinned
-
-    if plan.base is None:
-        return None
-    for name in plan.names:
-        reference = pinned(name, plan.digest)
-        if connection.image(reference) is not None:
-            return reference
     root = paths.checkout()
-    if plan.digest or not (plan.local_image and plan.local_dockerfile and root):
-        return None
-    local = connection.image(plan.local_image)
-    wanted = images.file_hash(root / plan.local_dockerfile)
-    return plan.local_image if local and local.labels.get(images.LABEL_CONTEXT) == wanted else None
+    if images.current(connection, plan) is not None:
+        return ImageFacts(here=True, buildable=root is not None)
+    base = images.base_here(connection, plan, root) if plan.base and root else None
+    return ImageFacts(here=False, base=base, buildable=root is not None)
 
 
 # The model folder

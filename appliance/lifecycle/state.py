@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -84,7 +85,7 @@ def _open_lock(path: Path) -> IO[str]:
     try:
         # Never created where it is there: the kernel refuses that, even to root, for another
         # user's file in a folder that everybody may write to.
-        number = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        number = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
         number = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CREAT, 0o666)
@@ -163,7 +164,7 @@ def pending(name: str) -> tuple[Claim, ...]:
     for path in _locks(name).glob(f"{PREFIX}*.lock"):
         other = path.name[len(PREFIX) : -len(".lock")]
         lines = _held(path) if other != name else None
-        with suppress(ValueError, TypeError, IndexError):
+        with suppress(ValueError, TypeError, LookupError):
             claim = json.loads(lines[1]) if lines else None
             if claim:
                 found.append(Claim(**{**claim, "devices": tuple(claim["devices"])}))
@@ -191,7 +192,11 @@ def holder(name: str) -> str | None:
 def _held(path: Path) -> list[str] | None:
     """Return the lines of a lock file that is held, or `None` where nobody holds it."""
     try:
-        with path.open("r", encoding="utf-8") as file:
+        # Whoever may write to the folder may have put anything there: nothing that waits.
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(number, "r", encoding="utf-8") as file:
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                return None
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:

@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from appliance.engine import command, docker, images, install
+from appliance.deployment import prepare
+from appliance.engine import claims, command, docker, images, install
 from appliance.errors import ApplianceError
 from appliance.lifecycle import drift, running, state
 from appliance.lifecycle.decide import Action, Decision, decide
@@ -18,6 +19,9 @@ from appliance.secretfile import read_key
 from appliance.weights.verify import require_readable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from appliance.config.model import Config
     from appliance.deployment import Deployment
     from appliance.lifecycle.progress import Progress
     from appliance.plan.model import ModelPlan
@@ -52,6 +56,23 @@ class Options:
     recreate: bool = False
 
 
+def allot(
+    config: Config, options: Options, change: state.Change, on_line: Callable[[str], None]
+) -> Deployment:
+    """Choose dies and ports, and say so before the next `up` on this host looks.
+
+    Where the engine must be installed or started, that comes first: only then is it known what
+    other appliances hold. Raises `ApplianceError`.
+    """
+    if options.install_engine and (install.missing_parts() or not install.answers()):
+        prepare(config)  # What can't be planned is refused before anything is installed.
+        install.ensure(install=True, on_line=on_line)
+    with state.allotting(config.name):
+        deployment = prepare(config, to_change=True)
+        change.claim(claims.of_plan(deployment.plan.container))
+    return deployment
+
+
 class Up:
     """One run of `up`, phase by phase."""
 
@@ -69,8 +90,6 @@ class Up:
 
         Whoever calls holds the right to change it (`state.changing`).
         """
-        if self.options.install_engine:
-            install.ensure(install=True, on_line=self.progress.detail)
         engine = docker.connect()
         found = engine.container(self.name)
         decision = self._decide(engine, found)

@@ -69,6 +69,8 @@ def choose(config: Config, inventory: Inventory, models_dir: str | None) -> Choi
             f"{catalog.products()[product_name].title}.",
             "Use one of those hosts; or serve another model that is listed for this one.",
         )
+    if name == "cpu":
+        _refuse_npu_settings(config)
     layout = profile.layout(config, name, inventory)
     return Choice(
         platform_name=name,
@@ -84,6 +86,22 @@ def choose(config: Config, inventory: Inventory, models_dir: str | None) -> Choi
         expert_parallel=layout.expert_parallel,
         ports=ports.allot(config, inventory),
     )
+
+
+def _refuse_npu_settings(config: Config) -> None:
+    """Refuse what only NPUs can do; raises config-invalid."""
+    wanted = {
+        "container.runtime: ascend": config.container.runtime == ascend.RUNTIME,
+        # vLLM's CPU kernels ignore the expert map, or end with a segmentation fault.
+        "parallel.expert_parallel: true": config.parallel.expert_parallel is True,
+        "parallel.data_parallel_size": config.parallel.data_parallel_size > 1,
+    }
+    if found := [key for key, given in wanted.items() if given]:
+        raise ApplianceError(
+            "config-invalid",
+            f"`{'`, `'.join(found)}` can't be had on the platform cpu.",
+            "Leave it out, or set `platform` to ascend.",
+        )
 
 
 def _model(config: Config, platform: catalog.Platform, models_dir: str | None) -> ModelPlan:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from appliance.catalog import chips
 from appliance.errors import ApplianceError
 
 if TYPE_CHECKING:
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from appliance.config.model import Config
     from appliance.inventory.model import Claim, Inventory, Npu
 
-# An idle A2 or A3 die shows 2.8 to 4.2 GiB of 64 in use (npu-smi tables of vllm-ascend issues
-# 9503, 10405, 1363 and others), which the driver itself holds. Much more is somebody's.
-IDLE_SHARE = 0.10
-IDLE_MIB = 4608
 # From the nearest to the farthest, in the words of `npu-smi info -t topo`'s legend. What is not
 # in it counts as farthest.
 NEARNESS = ("X", "HCCS_SW", "HCCS", "SIO", "UB", "PIX", "PXB", "PHB", "SYS")
@@ -65,6 +62,13 @@ def choose(config: Config, inventory: Inventory, ranks: int, replicas: int) -> t
     return tuple(sorted(chosen, key=number))
 
 
+def available(config: Config, inventory: Inventory) -> int:
+    """Return how many dies can be had: those that are named, else all that are free."""
+    if config.npus is not None:
+        return len(config.npus)
+    return sum(1 for npu in inventory.npus if npu.device and not unfit(npu, config, inventory))
+
+
 def number(npu: Npu) -> int:
     """Return N of the die's /dev/davinciN, which it must have."""
     return int("".join(filter(str.isdigit, npu.device or "")))
@@ -83,7 +87,7 @@ def unfit(npu: Npu, config: Config, inventory: Inventory) -> str | None:
         users = ", ".join(f"{p.name or 'a process'} (pid {p.pid})" for p in npu.processes[:3])
         return f"is in use by {users}"
     used, total = npu.hbm_used_mib, npu.hbm_total_mib
-    if used is not None and total and used > max(IDLE_MIB, IDLE_SHARE * total):
+    if used is not None and total and used > chips.idle_mib(total):
         return (
             f"has {used} of {total} MiB in use, though npu-smi shows no process: another "
             "container holds it, or a process that ended badly"

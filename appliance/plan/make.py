@@ -25,8 +25,17 @@ if TYPE_CHECKING:
 
     from appliance.config.model import Config
     from appliance.inventory.model import Inventory, Npu
+    from appliance.plan.model import ImagePlan, ModelPlan
 
 _UNITS = {"k": 1024, "m": 1024**2, "g": 1024**3}
+
+
+def sources(
+    config: Config, inventory: Inventory, models_dir: str | None
+) -> tuple[ImagePlan, ModelPlan]:
+    """Plan image and model alone, which can be fetched for a host whose dies are not free."""
+    choice = choose(config, inventory, models_dir)
+    return images.image(config, choice), choice.model
 
 
 def make(config: Config, inventory: Inventory, models_dir: str | None) -> Plan:
@@ -66,6 +75,7 @@ def make(config: Config, inventory: Inventory, models_dir: str | None) -> Plan:
             *arguments.warnings(config, choice, inventory),
             *images.warnings(config, choice),
             *dies.warnings(host.dies, inventory),
+            *_blind(inventory),
             *room.warnings,
             *_warnings(config, choice, host),
         ),
@@ -80,6 +90,8 @@ class _Host:
     devices: tuple[Device, ...] = ()
     driver: tuple[Mount, ...] = ()
     groups: tuple[int, ...] = ()
+    # How many dies the plan could have taken.
+    available: int = 0
 
 
 def _host(config: Config, inventory: Inventory, choice: Choice) -> _Host:
@@ -94,7 +106,17 @@ def _host(config: Config, inventory: Inventory, choice: Choice) -> _Host:
     groups = access.groups(config, inventory, sources, product.device_gid)
     if config.container.runtime == ascend.RUNTIME:
         nodes = ()  # It gives them by itself.
-    return _Host(chosen, nodes, driver, groups)
+    return _Host(chosen, nodes, driver, groups, dies.available(config, inventory))
+
+
+def _blind(inventory: Inventory) -> tuple[str, ...]:
+    if inventory.claims_known:
+        return ()
+    line = (
+        "The Docker engine does not say which appliances run: dies and ports that they hold may "
+        "be in this plan. See that you may use its socket (`docker ps`)."
+    )
+    return (line,)
 
 
 def _container(

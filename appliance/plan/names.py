@@ -7,6 +7,8 @@ import re
 LABEL_NAME = "appliance.name"
 LABEL_HASH = "appliance.plan-hash"
 LABEL_SPEC = "appliance.plan"
+# In place of the plan, where a file is for many hosts: the dies, with commas.
+LABEL_DEVICES = "appliance.devices"
 
 # Inside the container.
 API_PORT = 8000

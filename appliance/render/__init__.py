@@ -55,7 +55,10 @@ def portable(plan: Plan) -> str:
         for port in container.ports
     ]
     image = Variable(f"${{IMAGE:-{container.image}}}")
+    dies = [d.host for d in container.devices if names.NPU_NODE.match(d.host)]
     labels = {names.LABEL_NAME: container.name}
+    if dies:
+        labels[names.LABEL_DEVICES] = ",".join(dies)
     # `missing`: whoever has nothing but this file may pull the image.
     filled = {"image": image, "mounts": mounts, "ports": ports, "pull_policy": "missing"}
     return _render(container, "compose", labels, **filled)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from appliance.config.load import load
+from appliance.deployment import prepare, sources
 from appliance.engine import claims
 from appliance.errors import ApplianceError
 from appliance.inventory import read
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("clean")
 
-A2 = read.snapshot(Path(__file__).resolve().parents[1] / "hosts" / "synthetic-atlas-a2")
+HOSTS = Path(__file__).resolve().parents[1] / "hosts"
+A2 = read.snapshot(HOSTS / "synthetic-atlas-a2")
 
 
 def allotted(*overrides: str, held: tuple[Claim, ...] = ()) -> ports.Ports:
@@ -206,3 +210,94 @@ def test_a_claim_changes_the_plan_of_the_next() -> None:
         d.host for d in second.container.devices
     }
     assert (first.api_port, second.api_port) == (8000, 8001)
+
+
+def test_ports_are_kept_apart_as_ranges_not_as_numbers() -> None:
+    first = ports.FIRST_HCCL_PORT
+    # A base that was given by hand, in the middle of what would come next.
+    held = (Claim("other", (), 8000, first + 20),)
+    got = allotted("server.network=host", held=held)
+    assert got.hccl_base is not None
+    mine = range(got.hccl_base, got.hccl_base + ports.STRIDE)
+    assert not set(mine) & set(range(first + 20, first + 20 + ports.STRIDE))
+    # An API port of one's own, or of another, in the first range.
+    assert allotted("server.network=host", f"server.port={first}").hccl_base != first
+    held = (Claim("other", (), first + 10, None),)
+    assert allotted("server.network=host", held=held).hccl_base != first
+
+
+def test_a_base_that_was_set_by_hand_is_kept_and_checked() -> None:
+    wish = "container.environment={HCCL_IF_BASE_PORT: '60000'}"
+    assert allotted("server.network=host", wish) == ports.Ports(8000, 60000)
+    mine = (Claim("qwen3-omni", (), 8000, 60000),)
+    assert allotted("server.network=host", wish, held=mine) == ports.Ports(8000, 60000)
+    with pytest.raises(ApplianceError) as caught:
+        allotted("server.network=host", wish, held=(Claim("other", (), 8000, 60032),))
+    assert caught.value.id == "port-in-use"
+    for wrong in ("abc", "-1", "80", "65530", "6000 0"):
+        with pytest.raises(ApplianceError) as caught:
+            allotted(
+                "server.network=host", f"container.environment={{HCCL_IF_BASE_PORT: '{wrong}'}}"
+            )
+        assert caught.value.id == "config-invalid"
+
+
+def test_a_container_of_a_portable_file_holds_its_devices_and_its_port(
+    engine: list[bytes],
+) -> None:
+    labels = {names.LABEL_NAME: "a", names.LABEL_DEVICES: "/dev/davinci0,/dev/davinci1"}
+    row = {"State": "running", "Labels": labels, "Ports": [{"PublicPort": 8000}]}
+    engine.append(b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps([row]).encode())
+    assert claims.read() == (Claim("a", ("/dev/davinci0", "/dev/davinci1"), 8000, None),)
+
+
+def test_what_is_not_known_stops_a_change_and_is_said_of_a_plan(engine: list[bytes]) -> None:
+    config = load(None, {}, ["platform=cpu"]).config
+    engine += [b"HTTP/1.0 500 Oops\r\n\r\n"] * 2
+    assert any("does not say" in line for line in prepare(config).plan.warnings)
+    with pytest.raises(ApplianceError) as caught:
+        prepare(config, to_change=True)
+    assert caught.value.id == "engine-unreachable"
+
+
+def test_image_and_model_can_be_had_where_no_die_is_free() -> None:
+    busy = HOSTS / "a3-busy"
+    config = load(None, {}, ["cache.dir=/data/modelscope"]).config
+    with pytest.raises(ApplianceError):
+        prepare(config, busy)
+    found = sources(config, busy)
+    assert found.image.base == "quay.io/ascend/vllm-ascend:v0.23.0-a3"
+    assert found.model.id == "Qwen/Qwen3-Omni-30B-A3B-Thinking"
+    # Not even a host is needed, to prepare one that has no network.
+    named = load(None, {}, ["platform=ascend", "product=atlas-a2"]).config
+    assert sources(named, HOSTS / "nothing").image.base == "quay.io/ascend/vllm-ascend:v0.23.0"
+
+
+def test_what_is_no_lock_file_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "SHARED_LOCKS", tmp_path)
+    os.mkfifo(tmp_path / f"{state.PREFIX}fifo.lock")
+    (tmp_path / f"{state.PREFIX}link.lock").symlink_to("/etc/passwd")
+    (tmp_path / f"{state.PREFIX}bytes.lock").write_bytes(b"\xff\xfe")
+    assert state.pending("mine") == ()
+    with (tmp_path / f"{state.PREFIX}odd.lock").open("w") as held:
+        held.write('who\n{"name": "odd"}\n')
+        held.flush()
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert state.pending("mine") == ()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "container.runtime=ascend",
+        "parallel.expert_parallel=true",
+        "parallel.data_parallel_size=2",
+    ],
+)
+def test_what_only_npus_can_do_is_refused_on_the_cpu(setting: str) -> None:
+    with pytest.raises(ApplianceError) as caught:
+        make(load(None, {}, ["platform=cpu", setting]).config, Inventory("none"), None)
+    assert caught.value.id == "config-invalid"
+    assert setting.partition("=")[0] in caught.value.message
