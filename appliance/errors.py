@@ -54,7 +54,7 @@ ERRORS: dict[str, ErrorKind] = {
     "npus-unavailable": ErrorKind(
         100,
         "The NPUs that are needed are unhealthy, in use, or another appliance's.",
-        "Free them, name others with `npus`, or ask for fewer; the message has a reason for each.",
+        "Free them, or name others with `npus`; the message has a reason for each.",
     ),
     "memory-insufficient": ErrorKind(
         91,

@@ -64,8 +64,8 @@ CHINESE = {
     "The NPUs that are needed are unhealthy, in use, or another appliance's.": (
         "需要的 NPU 不健康、正在使用，或属于另一个 appliance。"
     ),
-    "Free them, name others with `npus`, or ask for fewer; the message has a reason for each.": (
-        "释放它们，用 `npus` 指定别的，或少要一些；消息里有每个 NPU 的原因。"
+    "Free them, or name others with `npus`; the message has a reason for each.": (
+        "释放它们，或用 `npus` 指定别的；消息里有每个 NPU 的原因。"
     ),
     "The model does not fit into the NPUs' memory as configured.": (
         "按当前配置，模型放不进 NPU 的内存。"

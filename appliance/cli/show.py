@@ -206,7 +206,7 @@ def _memory(room: MemoryPlan) -> str:
 
 def rendering(text: str, output: Path | None, *, force: bool, as_json: bool) -> None:
     """Print a rendering, or write it; a file that differs is shown, not overwritten."""
-    if output is None:
+    if output is None or str(output) == "-":
         if as_json:
             document({"text": text})
         else:

@@ -227,10 +227,22 @@ def _validate(layers: Mapping[str, tuple[Any, str]]) -> Config:
             where = ".".join(str(part) for part in problem["loc"])
             origin = next((o for n, (_, o) in layers.items() if where.startswith(n)), "?")
             got = shown.repr(problem["input"])
-            lines.append(f"{where} (from {origin}): {problem['msg']}; got {got}")
+            lines.append(f"{where} (from {origin}): {problem['msg']}; got {got}{_hint(problem)}")
         raise ApplianceError("config-invalid", "\n".join(lines)) from error
     _check_names(config)
     return config
+
+
+def _hint(problem: Mapping[str, Any]) -> str:
+    """Return how it is written, where the message alone does not tell."""
+    if problem["type"] == "list_type":
+        return ". A list is written as [0, 1]"
+    if problem["type"] == "dict_type":
+        return ". A mapping is written as {name: value}"
+    key = next((key for key in keys() if key.name == ".".join(map(str, problem["loc"]))), None)
+    if problem["type"] == "string_pattern_mismatch" and key is not None:
+        return f". {key.field.metadata['description']}"
+    return ""
 
 
 def _check_names(config: Config) -> None:

@@ -69,7 +69,7 @@ def find() -> str | None:
     return next(good, there[0] if there else None)
 
 
-def run(command: Sequence[str], timeout: float = TIMEOUT) -> Answer:
+def run(command: Sequence[str], timeout: float | None = None) -> Answer:
     """Run a command in a session of its own, so that what it started ends with it."""
     if os.path.isdir(command[0]):  # noqa: PTH112 (Docker makes one where a mount has no source)
         return Answer(f"{command[0]}: Is a directory")
@@ -85,7 +85,7 @@ def run(command: Sequence[str], timeout: float = TIMEOUT) -> Answer:
     except OSError as error:
         return Answer(f"{command[0]}: {error.strerror}")
     try:
-        output, _ = process.communicate(timeout=timeout)
+        output, _ = process.communicate(timeout=TIMEOUT if timeout is None else timeout)
     except subprocess.TimeoutExpired:
         return Answer(_end(process), ended=False)
     text = output.decode(errors="replace")

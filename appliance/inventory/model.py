@@ -115,6 +115,8 @@ class Inventory:
     claims: tuple[Claim, ...] = ()
     # Whether all claims are known: an engine that does not answer may hold more.
     claims_known: bool = True
+    # Files that a snapshot lacks, without which absent and unknown look the same.
+    unread: frozenset[str] = frozenset()
     problems: tuple[Problem, ...] = ()
     device_nodes: frozenset[str] = frozenset()
     paths: frozenset[str] = frozenset()

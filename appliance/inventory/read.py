@@ -83,10 +83,11 @@ def snapshot(folder: Path) -> Inventory:
     if not os.path.isdir(folder):  # noqa: PTH112
         raise ApplianceError("snapshot-invalid", f"There is no folder {folder}.")
     nodes = _text(folder / "dev.txt")
-    return assemble(
+    unread = {name for name in ("dev.txt", "paths.txt") if not os.path.lexists(folder / name)}
+    found = assemble(
         Sources(
             nodes=None if nodes is None else _nodes(nodes),
-            paths=frozenset(_lines(folder / "paths.txt")),
+            paths=frozenset(line.rstrip("/") for line in _lines(folder / "paths.txt")),
             system=_snapshot_system(folder / "system.json"),
             info=_text(folder / "npu-smi-info.txt"),
             mapping=_text(folder / "npu-smi-info-m.txt"),
@@ -97,6 +98,7 @@ def snapshot(folder: Path) -> Inventory:
             claims=_claims(folder / "appliances.json"),
         )
     )
+    return dataclasses.replace(found, unread=frozenset(unread))
 
 
 def _nodes(text: str) -> frozenset[str]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # The name under which its installer registers it with Docker (mind-cluster,
 # component/ascend-docker-runtime, install/process/constant.go).
 RUNTIME = "ascend"
+# Files of a snapshot.
+NODES, PATHS = "dev.txt", "paths.txt"
 
 
 def product_name(config: Config, inventory: Inventory) -> str:
@@ -34,15 +36,12 @@ def product_name(config: Config, inventory: Inventory) -> str:
         )
     name = wanted or found
     if name in ("none", "unknown"):
-        why = "".join(
-            f"\n{problem.message} {problem.remedy}"
-            for problem in inventory.problems
-            if problem.id != "product-unknown"
-        )
+        why = "".join(f"\n{problem.message}" for problem in inventory.problems)
         raise ApplianceError(
             "host-unsupported",
             f"The platform is ascend, but which product this host is can't be told.{why}",
-            f"Set `product` to one of {known}; or `platform` to cpu.",
+            f"Mend what npu-smi says, or set `product` to what the host is: {_listed()}. Or set "
+            "`platform` to cpu.",
         )
     if name not in catalog.products():
         raise ApplianceError("host-unsupported", f"The product {name} is not known.", known)
@@ -55,6 +54,12 @@ def product_name(config: Config, inventory: Inventory) -> str:
     return name
 
 
+def _listed() -> str:
+    """Return the products that a known model is listed for."""
+    names = {name for model in catalog.models().values() for name in model.products}
+    return " or ".join(sorted(names))
+
+
 def devices(
     product: catalog.Product, inventory: Inventory, dies: Sequence[Npu]
 ) -> tuple[Device, ...]:
@@ -64,14 +69,22 @@ def devices(
     in the container uses the host's numbers. Raises devices-missing.
     """
     chosen = [Device(npu.device, npu.device) for npu in dies if npu.device]
+    missing = []
     for manager in product.management_devices:
         host = next((node for node in manager.host if node in inventory.device_nodes), None)
+        if host is None and manager.required and NODES in inventory.unread:
+            host = manager.host[0]
         if host is not None:
             chosen.append(Device(host, manager.container))
         elif manager.required:
-            raise ApplianceError(
-                "devices-missing", f"The device node {manager.host[0]} is not on this host."
-            )
+            missing.append(manager.host[0])
+    if missing:
+        raise ApplianceError(
+            "devices-missing",
+            f"Device nodes that every NPU needs are not on this host: {', '.join(missing)}.",
+            "The driver makes them: see `lsmod | grep drv_` and `npu-smi info`, load the driver or "
+            "reboot. A container must be given them.",
+        )
     return tuple(chosen)
 
 
@@ -82,20 +95,29 @@ def driver_mounts(
 
     Ascend Docker Runtime mounts most of them itself: what it mounts is left to it.
     """
-    missing = [
-        item.path
-        for item in product.driver_paths
-        if item.required and item.path not in inventory.paths
-    ]
-    if missing:
+    needed = [item.path for item in product.driver_paths if item.required]
+    present = inventory.paths.union(needed if PATHS in inventory.unread else ())
+    if missing := [path for path in needed if path not in present]:
         raise ApplianceError(
-            "devices-missing", f"Driver paths are not on this host: {', '.join(missing)}."
+            "devices-missing",
+            f"Driver paths are not on this host: {', '.join(missing)}.",
+            "Install the Ascend driver. Where it is in another folder (`Driver_Install_Path_Param` "
+            "in /etc/ascend_install.info), link /usr/local/Ascend/driver to it.",
         )
     return tuple(
         Mount("bind", item.path, item.path, read_only=True)
         for item in product.driver_paths
-        if item.path in inventory.paths
-        and not (item.injected and config.container.runtime == RUNTIME)
+        if item.path in present and not (item.injected and config.container.runtime == RUNTIME)
+    )
+
+
+def warnings(inventory: Inventory) -> tuple[str, ...]:
+    """Return what is taken for granted because a snapshot does not say it."""
+    taken = {NODES: "the usual device nodes", PATHS: "the driver's usual paths"}
+    return tuple(
+        f"The snapshot has no {file}: {what} are taken for granted."
+        for file, what in taken.items()
+        if file in inventory.unread
     )
 
 

@@ -38,10 +38,10 @@ def choose(config: Config, inventory: Inventory, ranks: int, replicas: int) -> t
         raise ApplianceError(
             "devices-missing",
             f"{needed} NPUs are needed; this host has {_names(present) or 'none'} with a device "
-            "node." + _unplaced(inventory),
-            "Look at `ls /dev/davinci*` and `npu-smi info`; a container must be given every NPU "
-            "that it is to use. Fewer are enough with a lower `parallel.tensor_parallel_size`, "
-            "if the model fits.",
+            "node." + _said(inventory),
+            _fewer(len(present), ranks, replicas)
+            or "Look at `ls /dev/davinci*` and `npu-smi info`; a container must be given every "
+            "NPU that it is to use.",
         )
     reasons = {node: why for node, npu in present.items() if (why := unfit(npu, config, inventory))}
     free = [npu for node, npu in present.items() if node not in reasons]
@@ -50,6 +50,7 @@ def choose(config: Config, inventory: Inventory, ranks: int, replicas: int) -> t
             "npus-unavailable",
             f"{needed} free NPUs are needed; {len(free)} of {len(present)} are free.\n"
             + "\n".join(f"{node} {why}" for node, why in reasons.items()),
+            _fewer(len(free), ranks, replicas),
         )
     mine = _mine(config.name, inventory.claims)
     kept = [npu for npu in free if npu.device in mine]
@@ -76,8 +77,8 @@ def number(npu: Npu) -> int:
 
 def unfit(npu: Npu, config: Config, inventory: Inventory) -> str | None:
     """Return why a die can't be had, in words that follow its name; `None` where it can."""
-    if sick := _sick(npu):
-        return sick
+    if why := _foreign(npu, config.product or inventory.product) or _sick(npu):
+        return why
     for claim in inventory.claims:
         if npu.device in claim.devices and claim.name != config.name:
             return f"is held by the appliance {claim.name}"
@@ -95,9 +96,19 @@ def unfit(npu: Npu, config: Config, inventory: Inventory) -> str | None:
     return None
 
 
+def _foreign(npu: Npu, product: str) -> str | None:
+    chip = chips.find(npu.name)
+    if chip is not None and chip.product != product:
+        return f"is a {npu.name}, which is not of {product}"
+    return None
+
+
 def _sick(npu: Npu) -> str | None:
     if npu.health is not None and npu.health.upper() != "OK":
         return f"is not healthy: npu-smi says {npu.health}"
+    if npu.health is not None and npu.hbm_total_mib is None:
+        # A query that failed leaves the OK of health as it was, and prints no memory.
+        return "may not be healthy: npu-smi shows no memory of it"
     if npu.health is None and npu.hbm_total_mib is not None:
         # The driver could not tell: npu-smi then leaves out the half of its row with the health.
         return "may not be healthy: npu-smi shows its memory, and not its health"
@@ -111,6 +122,9 @@ def warnings(chosen: Sequence[Npu], inventory: Inventory) -> list[str]:
     if blind:
         names = ", ".join(str(npu.device) for npu in blind)
         found.append(f"npu-smi says nothing of {names}: whether they are free is not known.")
+    if len(kinds := _kinds(chosen)) > 1:
+        names = ", ".join(f"{name} with {total} MiB" for name, total in sorted(kinds, key=str))
+        found.append(f"The ranks are on NPUs of different kinds ({names}): the least one counts.")
     split = [npu for npu in chosen if len(_card(npu, inventory.npus)) > 1]
     lone = [npu for npu in split if not set(_card(npu, inventory.npus)) <= set(chosen)]
     if len(lone) > 1:
@@ -136,8 +150,9 @@ def _asked(
     if missing := [node for node in wanted if node not in present]:
         raise ApplianceError(
             "devices-missing",
-            f"{', '.join(missing)} is not there; this host has {_names(present) or 'none'}."
-            + _unplaced(inventory),
+            f"{', '.join(missing)} is not there, or npu-smi does not show it; this host has "
+            f"{_names(present) or 'none'}." + _said(inventory),
+            "Name others with `npus`, or mend what npu-smi says of those.",
         )
     reasons = [
         f"{node} {why}" for node in wanted if (why := unfit(present[node], config, inventory))
@@ -153,7 +168,7 @@ def _nearest(free: Sequence[Npu], count: int, inventory: Inventory) -> tuple[Npu
     """Return the `count` dies that reach each other best, and break up the least."""
     kinds = {(link.a, link.b): link.kind for link in inventory.links}
 
-    def rank(group: Iterable[Npu]) -> tuple[int, int, list[int]]:
+    def rank(group: Iterable[Npu]) -> tuple[int, int, int, list[int]]:
         dies = tuple(group)
         cards = {npu.npu_id: _card(npu, inventory.npus) for npu in dies}
         # Free dies that are left alone on a card of several: such a card serves no pair.
@@ -163,7 +178,7 @@ def _nearest(free: Sequence[Npu], count: int, inventory: Inventory) -> tuple[Npu
         distance = sum(_distance(a, b, kinds) for a, b in combinations(dies, 2))
         # The CPUs near them don't count: ranks are bound to CPUs each for itself, and two on
         # one CPU node share its cores.
-        return (len(cards) + broken, distance, sorted(map(number, dies)))
+        return (len(_kinds(dies)), len(cards) + broken, distance, sorted(map(number, dies)))
 
     return min(combinations(sorted(free, key=number), count), key=rank)
 
@@ -173,6 +188,10 @@ def _distance(a: Npu, b: Npu, kinds: Mapping[tuple[int, int], str]) -> int:
         return 0
     kind = kinds.get((min(a.npu_id, b.npu_id), max(a.npu_id, b.npu_id)))
     return NEARNESS.index(kind) if kind in NEARNESS else _FAR
+
+
+def _kinds(dies: Iterable[Npu]) -> set[tuple[str | None, int | None]]:
+    return {(npu.name, npu.hbm_total_mib) for npu in dies}
 
 
 def _card(npu: Npu, npus: Iterable[Npu]) -> tuple[Npu, ...]:
@@ -188,7 +207,13 @@ def _names(present: Mapping[str, Npu]) -> str:
     return ", ".join(sorted(present, key=lambda node: number(present[node])))
 
 
-def _unplaced(inventory: Inventory) -> str:
-    """Say how many dies npu-smi lists of which the device node is not known."""
-    count = sum(1 for npu in inventory.npus if npu.device is None)
-    return f" npu-smi lists {count} more without one." if count else ""
+def _said(inventory: Inventory) -> str:
+    """Return what the inventory found wrong, which is why a die is not where it is looked for."""
+    return "".join(f"\n{problem.message}" for problem in inventory.problems)
+
+
+def _fewer(have: int, ranks: int, replicas: int) -> str | None:
+    """Return the remedy where fewer replicas would do."""
+    if replicas == 1 or have < ranks:
+        return None
+    return f"Set `parallel.data_parallel_size` to {have // ranks}, or free more NPUs."

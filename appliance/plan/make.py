@@ -76,6 +76,7 @@ def make(config: Config, inventory: Inventory, models_dir: str | None) -> Plan:
             *images.warnings(config, choice),
             *dies.warnings(host.dies, inventory),
             *_blind(inventory),
+            *(ascend.warnings(inventory) if choice.product else ()),
             *room.warnings,
             *_warnings(config, choice, host),
         ),

@@ -11,7 +11,7 @@ import pytest
 from appliance.config.load import load
 from appliance.errors import ApplianceError
 from appliance.inventory import read
-from appliance.inventory.model import Claim, Inventory, Link, Npu, Process
+from appliance.inventory.model import Claim, Inventory, Link, Npu, Problem, Process
 from appliance.plan import dies
 from appliance.plan.make import make
 
@@ -175,10 +175,54 @@ def test_more_dies_give_more_replicas_only_when_asked() -> None:
     )
 
 
-def test_a_die_without_a_known_node_is_not_counted_but_mentioned() -> None:
+def test_a_die_without_a_known_node_is_not_counted_and_what_is_known_is_said() -> None:
     lost = Npu(9, 0, None, "910B3", "OK", 65536, IDLE)
-    message = refused("devices-missing", host(card(0), lost))
-    assert "npu-smi lists 1 more without one" in message
+    problem = Problem("npu-without-node", "/dev/davinci9 is not here.", "")
+    there = dataclasses.replace(host(card(0), lost), problems=(problem,))
+    assert "/dev/davinci9 is not here." in refused("devices-missing", there)
+
+
+def test_one_that_prints_no_memory_is_not_trusted_though_it_says_ok() -> None:
+    dead = dataclasses.replace(card(0), hbm_total_mib=None, hbm_used_mib=None)
+    assert taken(host(dead, card(1), card(2))) == [1, 2]
+    assert plan(host(dead, card(1), card(2))).memory is not None
+    assert "shows no memory" in refused("npus-unavailable", host(dead, card(1)), "npus=[0, 1]")
+
+
+def test_chips_of_another_product_are_left_alone() -> None:
+    other = Npu(0, 0, "/dev/davinci0", "310P3", "OK", 44280, 1800)
+    mixed = dataclasses.replace(host(other, card(1), card(2)), product="unknown")
+    assert taken(mixed, "product=atlas-a2") == [1, 2]
+    message = refused("npus-unavailable", mixed, "product=atlas-a2", "npus=[0, 1]")
+    assert "/dev/davinci0 is a 310P3, which is not of atlas-a2" in message
+
+
+def test_one_kind_is_preferred_and_several_are_said() -> None:
+    small = [dataclasses.replace(card(n), name="910B4", hbm_total_mib=32768) for n in (1, 2, 3, 4)]
+    mixed = host(card(0), *small, card(5))
+    assert taken(mixed) == [0, 5]
+    assert taken(mixed, "parallel.tensor_parallel_size=4") == [1, 2, 3, 4]
+    asked = plan(mixed, "parallel.tensor_parallel_size=4", "npus=[0, 1, 2, 3]")
+    assert any("different kinds" in line for line in asked.warnings)
+
+
+def test_too_many_replicas_are_told_how_many_there_can_be() -> None:
+    with pytest.raises(ApplianceError) as caught:
+        plan(host(*map(card, range(8))), "parallel.data_parallel_size=5")
+    assert "`parallel.data_parallel_size` to 4" in caught.value.remedy
+
+
+def test_a_snapshot_that_says_nothing_of_nodes_and_paths_gets_the_usual_ones() -> None:
+    silent = dataclasses.replace(
+        host(card(0), card(1)),
+        device_nodes=frozenset(),
+        paths=frozenset(),
+        unread=frozenset({"dev.txt", "paths.txt"}),
+    )
+    made = plan(silent)
+    assert {"/dev/davinci_manager", "/dev/hisi_hdc"} < {d.host for d in made.container.devices}
+    assert "/usr/local/dcmi" in {mount.source for mount in made.container.mounts}
+    assert sum("taken for granted" in line for line in made.warnings) == 2
 
 
 def test_what_npu_smi_does_not_say_is_no_reason_against_a_die() -> None:

@@ -1011,8 +1011,8 @@ def test_an_engine_that_never_answers_does_not_hang_the_doctor(silent_socket: st
     assert "no answer within 0.5 s" in found["engine"]["evidence"]
     assert found["image"]["verdict"] == found["disk-image"]["verdict"] == "unknown"
     # What other appliances hold is not known, and the plan says so.
-        assert found["plan"]["verdict"] == "warning"
-        assert found["memory"]["verdict"] == "ok"
+    assert found["plan"]["verdict"] == "warning"
+    assert found["memory"]["verdict"] == "ok"
 
 
 def test_an_npu_smi_that_never_answers_does_not_hang_the_doctor(
