@@ -94,10 +94,11 @@ def load(
     path = _path(file, environment)
     lock = path.parent / LOCK_FILE if path else Path(LOCK_FILE)
     # A link to nothing too: whoever locked images must not find them unlocked.
-    if os.path.lexists(lock):
-        layers.update(_from_lock(lock))
+    locked = _from_lock(lock) if os.path.lexists(lock) else {}
+    layers.update(locked)
     if path:
         layers.update(_from_file(path))
+        _keep_locked(layers, locked)
     if any(name.startswith(PREFIX) for name in environment):
         layers.update(_from_environment(environment))
     if overrides:
@@ -106,6 +107,16 @@ def load(
         return Loaded(Config(), {}, lock)
     origins = {name: origin for name, (_, origin) in layers.items()}
     return Loaded(_validate(layers), origins, lock)
+
+
+def _keep_locked(layers: dict[str, tuple[Any, str]], locked: Mapping[str, tuple[Any, str]]) -> None:
+    """Let a digest in the file stand over that of the same image, and unlock no other."""
+    name = "image.digests"
+    if name not in locked or not isinstance(layers[name][0], dict):
+        return
+    value, origin = layers[name]
+    if origin != locked[name][1]:
+        layers[name] = ({**locked[name][0], **value}, f"{origin} over {locked[name][1]}")
 
 
 def _path(file: Path | None, environment: Mapping[str, str]) -> Path | None:

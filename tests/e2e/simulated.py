@@ -84,6 +84,14 @@ def host(name: str) -> Iterator[Path]:
                 path.unlink()
 
 
+def answer_as(name: str) -> None:
+    """Let npu-smi of the simulated host say from now on what it says on another."""
+    for folder in ("bin", "sbin"):
+        path = Path(f"/usr/local/{folder}/npu-smi")
+        if path.is_file():
+            path.write_text(_npu_smi(HOSTS / name), encoding="utf-8")
+
+
 def _file(path: Path, folder: Path, made: list[Path]) -> None:
     missing = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)

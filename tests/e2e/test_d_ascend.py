@@ -146,8 +146,12 @@ def test_the_real_parser_took_the_arguments_as_they_are_meant(made: Made) -> Non
 
 
 def test_a_second_appliance_gets_other_dies_and_another_port(made: Made) -> None:
-    second = {key: value for key, value in made.cli.settings.items() if key != "server.port"}
-    plan = Cli(made.cli.state, {**second, "name": "e2e-ascend-2"}).json("plan")
+    second = Cli(made.cli.state, {**made.cli.settings, "name": "e2e-ascend-2"})
+    refused = second.run("plan")
+    assert refused.returncode == 78
+    assert f"the appliance {NAME} holds port" in refused.stderr
+    del second.settings["server.port"]
+    plan = second.json("plan")
     nodes = {d["host"] for d in plan["devices"] if d["host"][12:].isdigit()}
     assert len(nodes) == 2
     assert not nodes & {d["host"] for d in made.plan["devices"]}

@@ -232,7 +232,12 @@ def test_the_lock_file_beside_the_configuration_is_read(clean: Path) -> None:
     by_variable = load(None, {"APPLIANCE_CONFIG": str(folder / "some.yaml")})
     assert by_variable.config.image.digests == {BASE: ONE}
     (folder / "some.yaml").write_text(f"image: {{digests: {{x: '{TWO}'}}}}\n", encoding="utf-8")
-    assert load(folder / "some.yaml", {}).config.image.digests == {"x": TWO}
+    # It adds to what is locked, and unlocks nothing.
+    assert load(folder / "some.yaml", {}).config.image.digests == {BASE: ONE, "x": TWO}
+    (folder / "some.yaml").write_text(
+        f"image: {{digests: {{'{BASE}': '{TWO}'}}}}\n", encoding="utf-8"
+    )
+    assert load(folder / "some.yaml", {}).config.image.digests == {BASE: TWO}
 
 
 def test_what_the_operator_sets_wins_over_the_lock_file() -> None:

@@ -1,0 +1,71 @@
+#!/bin/sh
+# Starts the appliance qwen3-omni with plain `docker run`.
+# Rendered by `appliance render run`: the same container as `appliance render compose` gives.
+set -eu
+exec docker run --detach \
+  --name qwen3-omni \
+  --restart unless-stopped \
+  --network bridge \
+  --publish 127.0.0.1:8000:8000 \
+  --init \
+  --read-only \
+  --cap-drop ALL \
+  --security-opt no-new-privileges:true \
+  --group-add 1000 \
+  --tmpfs /tmp:rw,exec,nosuid,nodev,mode=1777,size=4g \
+  --shm-size 1073741824 \
+  --device /dev/davinci6:/dev/davinci6:rwm \
+  --device /dev/davinci7:/dev/davinci7:rwm \
+  --device /dev/davinci_manager:/dev/davinci_manager:rwm \
+  --device /dev/devmm_svm:/dev/devmm_svm:rwm \
+  --device /dev/hisi_hdc:/dev/hisi_hdc:rwm \
+  --mount type=bind,source=/data/modelscope/hub/models/Qwen/Qwen3-Omni-30B-A3B-Thinking,target=/models/Qwen3-Omni-30B-A3B-Thinking,readonly \
+  --mount type=bind,source=/usr/local/Ascend/driver/lib64,target=/usr/local/Ascend/driver/lib64,readonly \
+  --mount type=bind,source=/usr/local/Ascend/driver/version.info,target=/usr/local/Ascend/driver/version.info,readonly \
+  --mount type=bind,source=/usr/local/dcmi,target=/usr/local/dcmi,readonly \
+  --mount type=bind,source=/etc/ascend_install.info,target=/etc/ascend_install.info,readonly \
+  --mount type=bind,source=/usr/local/bin/npu-smi,target=/usr/local/bin/npu-smi,readonly \
+  --mount type=bind,source=/usr/local/Ascend/driver/tools/hccn_tool,target=/usr/local/Ascend/driver/tools/hccn_tool,readonly \
+  --mount type=bind,source=/etc/hccn.conf,target=/etc/hccn.conf,readonly \
+  --mount type=volume,source=qwen3-omni-cache,target=/var/cache/appliance \
+  --env HCCL_BUFFSIZE=1024 \
+  --env HCCL_OP_EXPANSION_MODE=AIV \
+  --env HEALTHCHECKS_URL=http://127.0.0.1:8000 \
+  --env HF_HUB_OFFLINE=1 \
+  --env HOME=/tmp \
+  --env NUMBA_CACHE_DIR=/var/cache/appliance/numba \
+  --env OMP_NUM_THREADS=1 \
+  --env OMP_PROC_BIND=false \
+  --env PYTORCH_NPU_ALLOC_CONF=expandable_segments:True \
+  --env TORCHINDUCTOR_CACHE_DIR=/var/cache/appliance/torchinductor \
+  --env TRITON_CACHE_DIR=/var/cache/appliance/triton \
+  --env VLLM_CACHE_ROOT=/var/cache/appliance/vllm \
+  --env VLLM_ENGINE_READY_TIMEOUT_S=3600 \
+  --env VLLM_MEDIA_URL_ALLOW_REDIRECTS=0 \
+  --env VLLM_NO_USAGE_STATS=1 \
+  --env XDG_CACHE_HOME=/var/cache/appliance \
+  --health-cmd 'python3 -m healthchecks ready --timeout 15' \
+  --health-interval 30s \
+  --health-timeout 20s \
+  --health-start-period 3600s \
+  --health-retries 3 \
+  --stop-signal SIGINT \
+  --stop-timeout 60 \
+  --log-driver json-file \
+  --log-opt max-file=3 \
+  --log-opt max-size=50m \
+  --label appliance.name=qwen3-omni \
+  --label appliance.plan-hash=dde18d77fdf8866212acedc6248a4a5a3cb0bc5ea33ef1b4a99acf92e70d4f41 \
+  --label 'appliance.plan={"api_key_stamp":null,"cap_drop":["ALL"],"command":["python3","-m","appliance.inside","vllm","serve","/models/Qwen3-Omni-30B-A3B-Thinking","--served-model-name","Qwen/Qwen3-Omni-30B-A3B-Thinking","--host","0.0.0.0","--port","8000","--tensor-parallel-size","2","--enable-expert-parallel","--max-model-len","32768","--limit-mm-per-prompt","{\"audio\":3,\"image\":5,\"video\":2}","--reasoning-parser","deepseek_r1","--allowed-media-domains","data-urls-only.invalid","--distributed-executor-backend","mp"],"devices":[{"container":"/dev/davinci6","host":"/dev/davinci6"},{"container":"/dev/davinci7","host":"/dev/davinci7"},{"container":"/dev/davinci_manager","host":"/dev/davinci_manager"},{"container":"/dev/devmm_svm","host":"/dev/devmm_svm"},{"container":"/dev/hisi_hdc","host":"/dev/hisi_hdc"}],"environment":[["HCCL_BUFFSIZE","1024"],["HCCL_OP_EXPANSION_MODE","AIV"],["HEALTHCHECKS_URL","http://127.0.0.1:8000"],["HF_HUB_OFFLINE","1"],["HOME","/tmp"],["NUMBA_CACHE_DIR","/var/cache/appliance/numba"],["OMP_NUM_THREADS","1"],["OMP_PROC_BIND","false"],["PYTORCH_NPU_ALLOC_CONF","expandable_segments:True"],["TORCHINDUCTOR_CACHE_DIR","/var/cache/appliance/torchinductor"],["TRITON_CACHE_DIR","/var/cache/appliance/triton"],["VLLM_CACHE_ROOT","/var/cache/appliance/vllm"],["VLLM_ENGINE_READY_TIMEOUT_S","3600"],["VLLM_MEDIA_URL_ALLOW_REDIRECTS","0"],["VLLM_NO_USAGE_STATS","1"],["XDG_CACHE_HOME","/var/cache/appliance"]],"group_add":[1000],"healthcheck":{"command":"python3 -m healthchecks ready --timeout 15","interval":30,"retries":3,"start_period":3600,"timeout":20},"image":"qwen3-omni-appliance:VERSION-v0.23.0-a3","init":true,"log_driver":"json-file","log_options":[["max-file","3"],["max-size","50m"]],"memory_bytes":null,"mounts":[{"read_only":true,"source":"/data/modelscope/hub/models/Qwen/Qwen3-Omni-30B-A3B-Thinking","target":"/models/Qwen3-Omni-30B-A3B-Thinking","type":"bind"},{"read_only":true,"source":"/usr/local/Ascend/driver/lib64","target":"/usr/local/Ascend/driver/lib64","type":"bind"},{"read_only":true,"source":"/usr/local/Ascend/driver/version.info","target":"/usr/local/Ascend/driver/version.info","type":"bind"},{"read_only":true,"source":"/usr/local/dcmi","target":"/usr/local/dcmi","type":"bind"},{"read_only":true,"source":"/etc/ascend_install.info","target":"/etc/ascend_install.info","type":"bind"},{"read_only":true,"source":"/usr/local/bin/npu-smi","target":"/usr/local/bin/npu-smi","type":"bind"},{"read_only":true,"source":"/usr/local/Ascend/driver/tools/hccn_tool","target":"/usr/local/Ascend/driver/tools/hccn_tool","type":"bind"},{"read_only":true,"source":"/etc/hccn.conf","target":"/etc/hccn.conf","type":"bind"},{"read_only":false,"source":"qwen3-omni-cache","target":"/var/cache/appliance","type":"volume"}],"name":"qwen3-omni","network":"bridge","ports":[{"container":8000,"host":8000,"host_ip":"127.0.0.1"}],"privileged":false,"read_only":true,"restart":"unless-stopped","runtime":null,"security_opt":["no-new-privileges:true"],"shm_size_bytes":1073741824,"stop_signal":"SIGINT","stop_timeout":60,"tmpfs":[{"options":"rw,exec,nosuid,nodev,mode=1777,size=4g","target":"/tmp"}],"ulimits":[]}' \
+  qwen3-omni-appliance:VERSION-v0.23.0-a3 \
+  python3 -m appliance.inside vllm serve /models/Qwen3-Omni-30B-A3B-Thinking \
+    --served-model-name Qwen/Qwen3-Omni-30B-A3B-Thinking \
+    --host 0.0.0.0 \
+    --port 8000 \
+    --tensor-parallel-size 2 \
+    --enable-expert-parallel \
+    --max-model-len 32768 \
+    --limit-mm-per-prompt '{"audio":3,"image":5,"video":2}' \
+    --reasoning-parser deepseek_r1 \
+    --allowed-media-domains data-urls-only.invalid \
+    --distributed-executor-backend mp
