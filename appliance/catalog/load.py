@@ -225,6 +225,13 @@ def options() -> Mapping[str, Option]:
 
 
 @lru_cache
+def parser_options(vllm: str) -> frozenset[str]:
+    """Return the names of all options of `vllm serve` of a release's vLLM."""
+    text = (DATA / "parsers" / f"vllm-{vllm}.txt").read_text(encoding="utf-8")
+    return frozenset(line for line in text.splitlines() if line.startswith("-"))
+
+
+@lru_cache
 def profiles() -> Mapping[str, Profile]:
     """Return the profiles by name; `default` is none of them."""
     table = {}

@@ -17,6 +17,6 @@ def read(path: Path) -> Mapping[str, Any] | None:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):  # The last where it is nested too deeply.
         return None
     return content if isinstance(content, dict) else None

@@ -12,19 +12,28 @@ if TYPE_CHECKING:
 
     from appliance.config.model import Config
     from appliance.inventory.model import FileFacts, Inventory
+    from appliance.plan.options import Given
 
 # The plan sets these, and rests its own promises on them.
-_PLANNED_OPTIONS = {
-    "--api-key": "`server.api_key_file`",
-    "--host": "`server.bind`",
-    "--port": "`server.port`",
-    "--uds": "`server.bind`",
+REFUSED = {
+    "--api-key": "Set `server.api_key_file` instead.",
+    "--host": "Set `server.bind` instead.",
+    "--port": "Set `server.port` instead.",
+    "--uds": "Set `server.bind` instead.",
+    "--ssl-keyfile": "Put what ends TLS in front of the appliance: its probes speak HTTP.",
+    "--ssl-certfile": "Put what ends TLS in front of the appliance: its probes speak HTTP.",
+    "--hf-token": "Leave it out: it would stand in `docker inspect`, and nothing is fetched.",
+    # A file of options, none of which the plan would see.
+    "--config": "Put its options into `server.extra_args`.",
 }
 _LOOSENING = ("--allowed-local-media-path", "--allowed-media-domains", "--trust-remote-code")
 
 
 def check(config: Config) -> None:
-    """Refuse what would open the API or show its key; raises `ApplianceError`."""
+    """Refuse what would open the API or show its key; raises `ApplianceError`.
+
+    Which options would do so is in `REFUSED`: they are refused with all others.
+    """
     server = config.server
     if _address(server.bind) is None:
         raise ApplianceError("config-invalid", f"server.bind: {server.bind} is no IP address.")
@@ -33,14 +42,6 @@ def check(config: Config) -> None:
             "public-without-key",
             f"server.bind is {server.bind}, which other machines can reach, and no API key is set.",
         )
-    for word in server.extra_args:
-        option = _option(word)
-        if option in _PLANNED_OPTIONS:
-            raise ApplianceError(
-                "config-invalid",
-                f"{option} in `server.extra_args` would work against the plan.",
-                f"Set {_PLANNED_OPTIONS[option]} instead.",
-            )
     if "VLLM_API_KEY" in config.container.environment:
         raise ApplianceError(
             "config-invalid",
@@ -50,11 +51,18 @@ def check(config: Config) -> None:
 
 
 def warnings(config: Config) -> list[str]:
-    """Return what the operator has loosened, by name."""
-    loosened = [o for o in map(_option, config.server.extra_args) if o in _LOOSENING]
-    if "VLLM_MEDIA_URL_ALLOW_REDIRECTS" in config.container.environment:
-        loosened.append("VLLM_MEDIA_URL_ALLOW_REDIRECTS")
-    return [f"{name} is set by hand: it may undo a protection of the default." for name in loosened]
+    """Return what the operator has loosened by variables, by name."""
+    variable = "VLLM_MEDIA_URL_ALLOW_REDIRECTS"
+    return [_loosened(variable)] if variable in config.container.environment else []
+
+
+def loosened(given: Iterable[Given]) -> list[str]:
+    """Return what the operator has loosened by options, by name."""
+    return [_loosened(one.name) for one in given if one.on and one.name in _LOOSENING]
+
+
+def _loosened(name: str) -> str:
+    return f"{name} is set by hand: it may undo a protection of the default."
 
 
 def groups(
@@ -107,11 +115,6 @@ def _readable(facts: FileFacts) -> bool:
     if facts.gid == 0:
         return bool(facts.mode & 0o040)
     return bool(facts.mode & 0o004)
-
-
-def _option(word: str) -> str:
-    """Return an option's name as vLLM takes it: `--Api_key=x` and `--api-key` are the same."""
-    return word.partition("=")[0].replace("_", "-")
 
 
 def is_loopback(address: str) -> bool:

@@ -31,7 +31,7 @@ def check(config: Config, choice: Choice) -> None:
     options.check(config, choice)
 
 
-def serve(config: Config, choice: Choice, inventory: Inventory) -> tuple[str, ...]:
+def serve(config: Config, choice: Choice, inventory: Inventory) -> options.Arguments:
     """Return the arguments of `vllm serve`; raises config-invalid for what can't start."""
     check(config, choice)
     server, known = config.server, choice.known_model
@@ -41,7 +41,7 @@ def serve(config: Config, choice: Choice, inventory: Inventory) -> tuple[str, ..
     args = [choice.model.container_path, "--served-model-name", choice.model.served_name]
     args += ["--host", host, "--port", str(port)]
     args += _parallel(choice)
-    args += _limits(config, choice)
+    args += _limits(config, choice, inventory)
     if media := _media_limits(server, known):
         args += ["--limit-mm-per-prompt", options.compact(media)]
     parser = server.reasoning_parser or (known and known.reasoning_parser)
@@ -56,7 +56,7 @@ def serve(config: Config, choice: Choice, inventory: Inventory) -> tuple[str, ..
         args += group
     for option, value in _json_args(config, choice, inventory).items():
         args += [option, options.compact(value)]
-    return (*args, *server.extra_args)
+    return options.Arguments(args, server.extra_args, options.added(config, choice.release))
 
 
 def warnings(config: Config, choice: Choice, inventory: Inventory) -> tuple[str, ...]:
@@ -77,13 +77,13 @@ def _parallel(choice: Choice) -> list[str]:
     return args
 
 
-def _limits(config: Config, choice: Choice) -> list[str]:
+def _limits(config: Config, choice: Choice, inventory: Inventory) -> list[str]:
     """Return the operator's limits, else the profile's, else the model's; vLLM has the rest."""
     server, known = config.server, choice.known_model
     profile = profiles.selected(config, choice.platform_name)
     planned = {
         "--max-model-len": known.max_model_len if known else None,
-        **(profiles.limits(profile, choice) if profile else {}),
+        **(profiles.limits(profile, choice, inventory) if profile else {}),
     }
     operators = {
         "--max-model-len": server.max_model_len,
@@ -107,7 +107,7 @@ def _media_limits(server: Server, known: catalog.Model | None) -> dict[str, int]
 def _json_args(config: Config, choice: Choice, inventory: Inventory) -> dict[str, dict[str, Any]]:
     """Return the options whose value is a JSON object: what the host needs, then the profile's."""
     profile = profiles.selected(config, choice.platform_name)
-    own = profiles.json_args(profile, choice) if profile else {}
+    own = profiles.json_args(profile, choice, inventory) if profile else {}
     return options.merge(_graph_mode(config, choice, inventory), own)
 
 
@@ -116,7 +116,7 @@ def _graph_mode(
 ) -> Mapping[str, Mapping[str, Any]]:
     """Return the graph mode that an older driver can do, unless it is known to be newer."""
     wanted = choice.release.graph_mode
-    eager = "--enforce-eager" in map(options.name, config.server.extra_args)
+    eager = options.switched_on(options.added(config, choice.release), "--enforce-eager")
     if wanted is None or choice.platform_name != "ascend" or eager:
         return {}
     from appliance.catalog import drivers

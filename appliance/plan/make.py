@@ -51,7 +51,7 @@ def make(config: Config, inventory: Inventory, models_dir: str | None) -> Plan:
     image = images.image(config, choice)
     args = arguments.serve(config, choice, inventory)
     variables = dict(arguments.environment(config, choice))
-    room = fit.check(choice, host.dies, inventory, args, variables)
+    room = fit.check(choice, host.dies, inventory, args, variables, host.available)
     return Plan(
         platform=choice.platform_name,
         product=choice.product_name,

@@ -16,6 +16,8 @@ ARCHITECTURE = "Qwen3OmniMoeForConditionalGeneration"
 # `--dtype auto` turns 32-bit weights into 16-bit ones (vllm/config/model.py).
 _DTYPES = {"bfloat16": "BF16", "float16": "FP16", "float32": "BF16"}
 _ELEMENT_BYTES = 2
+# Far beyond every size of every model: layers are counted one by one.
+_LARGEST = 10_000_000
 # Where quantised weights say so; the first two are what vLLM reads.
 _QUANTISED = ("quantization_config", "compression_config", "quantize", "moe_quantize")
 
@@ -101,6 +103,8 @@ def read(config: Mapping[str, Any], element_bytes: int | None = None) -> Model:
     is absent: a wrong figure would be worse than none.
     """
     architectures = config.get("architectures") or ()
+    if not isinstance(architectures, list | tuple):
+        architectures = (architectures,)
     if ARCHITECTURE not in architectures:
         found = ", ".join(map(str, architectures)) or "none"
         raise UnknownArchitecture(f"the architecture is {found}, not {ARCHITECTURE}")
@@ -142,7 +146,7 @@ def _sizes(part: Mapping[str, Any], *keys: str) -> list[int]:
     """Return sizes by key; each must be there and be a positive integer."""
     for key in keys:
         value = part.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST:
             kind = part.get("model_type", "config.json")
             raise UnknownArchitecture(f"{key} of {kind} is {value!r}, which is no size")
     return [part[key] for key in keys]
@@ -152,13 +156,22 @@ def _count(part: Mapping[str, Any], key: str, default: int = 0) -> int:
     return _sizes(part, key)[0] if part.get(key) else default
 
 
+def _list(part: Mapping[str, Any], key: str) -> list[Any]:
+    found = part.get(key) or []
+    if not isinstance(found, list):
+        raise UnknownArchitecture(
+            f"{key} of {part.get('model_type')} is {found!r}, which is no list"
+        )
+    return found
+
+
 def _text(part: Mapping[str, Any]) -> Text:
     hidden, heads, kv_heads, layers, vocabulary, positions = _sizes(
         part, "hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers",
         "vocab_size", "max_position_embeddings",
     )  # fmt: skip
     experts, step = _count(part, "num_experts"), _count(part, "decoder_sparse_step", 1)
-    only_dense = set(part.get("mlp_only_layers") or ())
+    only_dense = _list(part, "mlp_only_layers")
     sparse = sum(
         experts > 0 and layer not in only_dense and (layer + 1) % step == 0
         for layer in range(layers)
@@ -188,7 +201,7 @@ def _vision(part: Mapping[str, Any]) -> Vision:
         "patch_size", "in_channels", "temporal_patch_size", "spatial_merge_size",
         "out_hidden_size",
     )  # fmt: skip
-    deepstack = len(part.get("deepstack_visual_indexes") or ())
+    deepstack = len(_list(part, "deepstack_visual_indexes"))
     values = channels * frames * patch**2
     return Vision(hidden, heads, width, depth, deepstack, image, patch, values, merge, out)
 

