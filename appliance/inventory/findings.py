@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from appliance.inventory.table import Layout, Row, Table
 
 
-
 def _set_product() -> str:
     return f"Set `product` to {' or '.join(catalog.products())}."
 
