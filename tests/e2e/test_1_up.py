@@ -130,3 +130,9 @@ def test_the_probes_run_inside_the_container(served: Served) -> None:
     for probe in ("live", "ready"):
         done = execute("e2e", "python3", "-m", "healthchecks", probe)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_diagnose_calls_a_server_that_is_well_not_ill(served: Served) -> None:
+    """Reads the log of a running container to its end, and no further."""
+    for finding in served.cli.json("diagnose")["findings"]:
+        assert finding["benign"], finding

@@ -135,14 +135,14 @@ def test_a_key_file_that_everybody_may_read_is_refused(keyed: Served) -> None:
 
 
 def test_a_container_that_dies_while_loading_is_told_by_its_first_error(keyed: Served) -> None:
-    """The engine refuses an argument that vLLM 0.18 removed."""
+    """The engine refuses an argument; the plan only warns of one that no vLLM has."""
     cli = Cli(
-        keyed.cli.state, {**keyed.cli.settings, "server.extra_args": '["--swap-space", "16"]'}
+        keyed.cli.state, {**keyed.cli.settings, "server.extra_args": '["--frobnicate", "16"]'}
     )
     done = cli.run("up")
     assert done.returncode == 80, done.stderr
     assert "error [container-died]" in done.stderr
-    assert "unrecognized arguments: --swap-space" in done.stderr
+    assert "unrecognized arguments: --frobnicate" in done.stderr
     assert inspect("e2e")["State"]["Running"] is False
     status = cli.status()
     assert status["state"] == "exited"

@@ -148,7 +148,9 @@ def test_the_port_of_its_own_container_is_no_trouble(idle: Cli, served: Served) 
     assert found["container-name"]["verdict"] == "ok"
     # To another appliance it is a stranger's.
     idle.settings["name"] = f"{NAME}-2"
-    assert failing(examined(idle, 92)) == ["api-port"]
+    other = examined(idle, 92)
+    assert failing(other) == ["plan"]
+    assert f"the appliance {NAME} holds port {port}" in other["plan"]["evidence"]
 
 
 def test_a_simulated_ascend_host_is_examined_live(idle: Cli) -> None:
@@ -184,7 +186,9 @@ def test_an_engine_that_never_answers_is_said_and_the_rest_is_examined(
         found = examined(idle, 92, doctor__timeout="0.5")
     assert "no answer within 0.5 s" in found["engine"]["evidence"]
     assert found["image"]["verdict"] == "unknown"
-    assert found["plan"]["verdict"] == found["weights"]["verdict"] == "ok"
+    # What other appliances hold is not known, and the plan says so.
+    assert found["plan"]["verdict"] == "warning"
+    assert found["weights"]["verdict"] == "ok"
 
 
 def test_up_examines_the_host_once_and_not_where_nothing_is_to_be_done(served: Served) -> None:

@@ -47,8 +47,7 @@ def made(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
 
     vLLM's CPU kernels do not know expert parallelism, so that this plan can't serve here.
     """
-    image = inspect("e2e")["Config"]["Image"]
-    del served
+    image = served.cli.json("plan")["image"]
     cli = Cli(
         tmp_path_factory.mktemp("ascend"),
         simulated.settings(NAME, image, **{"server.port": str(free_port())}),

@@ -27,8 +27,7 @@ def test_an_a3_serves_and_is_verified_but_for_the_chip(
     served: Served, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Both dies of one card, TP=2, all probes: only expert parallelism is left out."""
-    image = inspect("e2e")["Config"]["Image"]
-    del served
+    image = served.cli.json("plan")["image"]
     more = {"parallel.expert_parallel": "false", "server.port": str(free_port())}
     cli = Cli(tmp_path_factory.mktemp("a3"), simulated.settings(NAME, image, **more))
     with simulated.host("a3-partly-busy"):
@@ -53,8 +52,7 @@ def test_an_a3_serves_and_is_verified_but_for_the_chip(
 
 def test_the_ascend_runtime_is_asked_for_instead_of_devices(served: Served, tmp_path: Path) -> None:
     """Never both: with the runtime, no node and none of the paths that it mounts is named."""
-    image = inspect("e2e")["Config"]["Image"]
-    del served
+    image = served.cli.json("plan")["image"]
     cli = Cli(tmp_path, simulated.settings(NAME, image, **{"container.runtime": "ascend"}))
     with simulated.host("a2-partly-busy"):
         plan = cli.json("plan")
@@ -74,8 +72,7 @@ def test_the_ascend_runtime_is_asked_for_instead_of_devices(served: Served, tmp_
 @pytest.mark.parametrize("product", ["atlas-a2", "atlas-a3"])
 def test_the_compose_file_of_a_product_runs_as_it_is(served: Served, product: str) -> None:
     """With Docker, the file, and three variables: nothing else of the project is needed."""
-    image = inspect("e2e")["Config"]["Image"]
-    del served
+    image = served.cli.json("plan")["image"]
     port = str(free_port())
     file = ROOT / "compose" / f"{product}.yaml"
     command = ["docker", "compose", "--file", str(file), "--file", "-", "--project-name", NAME]
