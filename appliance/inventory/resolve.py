@@ -49,7 +49,11 @@ def completed(
     if layout in ("phy-id", "device"):
         found = _by_sibling(found)
     found = _by_gap(found, sorted(set(known)))
-    return [_with_chip(row, found, rows, mapped) for row in found]
+    whole = list(found)
+    for at, row in enumerate(found):
+        # Two whole rows are two chips, whatever was blanked out; a half one may come twice.
+        whole[at] = _with_chip(row, found if row.half else whole, rows, mapped)
+    return whole
 
 
 def _by_phy_id(row: Row, rows: Sequence[Row], mapped: Sequence[Mapped]) -> Row:
@@ -129,7 +133,7 @@ def _with_chip(
     phy = next((c.phy_id for c in mapped if (c.npu_id, c.chip_id) == (row.npu_id, chip)), None)
     if phy is None:
         phy = row.phy_id
-    if phy is None and row.half and row.npu_id is not None and _is_regular(all_rows):
+    if phy is None and row.npu_id is not None and _is_regular(all_rows):
         phy = 2 * row.npu_id + chip
     return replace(row, chip_id=chip, phy_id=phy)
 

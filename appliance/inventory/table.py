@@ -26,7 +26,8 @@ class Row:
     """A chip as the table has it, memory in MiB. What was cut off or lost is `None`.
 
     With no `npu_id` the first of its two lines is missing: npu-smi leaves it out when the
-    chip's health is none that it has a word for. `half` is a chip with no second line.
+    chip's health is none that it has a word for; or it was blanked out, and name or health are
+    there. `half` is a chip with no second line.
     """
 
     npu_id: int | None
@@ -42,7 +43,11 @@ class Row:
 
 
 class Holder(NamedTuple):
-    """A process, and the NPU that it uses; `chip_id` is None where the table has no chips."""
+    """A process, and the NPU that it uses.
+
+    `chip_id` is None where the table has no chips, or it was blanked out. A blanked out pid or
+    size of memory is 0.
+    """
 
     npu_id: int
     chip_id: int | None
@@ -54,6 +59,7 @@ class Table:
     """What one output says.
 
     `asked` are the NPUs that the process table names, busy or not; None without that table.
+    `unclear` are those of them of which it may name a process that could not be read.
     `notes` are the lines around the tables, `garbled` those inside that could not be read.
     `gaps` says how the output is incomplete. `outputs` is how many outputs the text holds;
     this is the last of them that lists a chip.
@@ -65,6 +71,7 @@ class Table:
     rows: tuple[Row, ...] = ()
     holders: tuple[Holder, ...] = ()
     asked: frozenset[int] | None = None
+    unclear: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
     garbled: tuple[str, ...] = ()
     gaps: tuple[str, ...] = ()

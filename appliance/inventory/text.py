@@ -1,8 +1,11 @@
-"""What all outputs of npu-smi need before they are read: clean lines, and rows cut at pipes."""
+"""What all outputs of npu-smi need before they are read: clean lines, as npu-smi printed them."""
 
 from __future__ import annotations
 
+import html
+import itertools
 import re
+from collections import Counter
 
 BORDER = re.compile(r"[\s|+\-=_─━═┼├┤┬┴┌┐└┘╪╞╡╬╠╣╔╗╚╝╦╩]*")
 ELIDED = re.compile(r"[\s|]*(?:\.{2,}|…|⋮)[\s|.…⋮]*")
@@ -12,23 +15,88 @@ _ESCAPES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\ufeff\u200b]"
 )
 # Pipes as word processors and chat programs have them, and blanks that are none.
-_DRAWN = str.maketrans(dict.fromkeys("│┃║\uff5c", "|") | dict.fromkeys("\u00a0\u3000", " "))
-_NUMBERED_BORDER = re.compile(r"\s*\d+[\s:]+\+[-=]{3}")
-_NUMBER = re.compile(r"^\s*\d+[\s:]+(?=[|+])")
-_FIRST_CELL = re.compile(r"-?\d+(?:\s+\S.*)?")
+_PIPES = dict.fromkeys("│┃║\uff5c\uffe8", "|")
+_BLANKS = dict.fromkeys("\u00a0\u2002\u2003\u2009\u202f\u3000", " ")
+_DRAWN = str.maketrans(_PIPES | _BLANKS)
+# Those that a web page or a markdown editor makes of the signs of a table, and no others: a
+# process may well have an `&` in its name.
+_ENTITY = re.compile(
+    r"&(?:#\d{1,5}|#[xX][0-9A-Fa-f]{1,4}|nbsp|ensp|emsp|thinsp|lt|gt|amp|quot|apos|vert|verbar"
+    r"|VerticalLine|plus|equals|lowbar|num|colon|sol|period|hyphen|dash);"
+)
+_ESCAPED_ROW = re.compile(r"^[^|\n]*\\\|", re.MULTILINE)
+_ESCAPED = re.compile(r"\\(?=[|+=_*#<>()./:-])")
+_AHEAD = re.compile(r"(.*?)\+[-=]{3}")
+_TOP = re.compile(r"\+[-=+]+")
+_REST = re.compile(r"[-=][-=+]*|\+")
 
 
 def lines_of(text: str) -> list[str]:
-    """Split a text into lines, less colours, odd blanks and the line numbers of `cat -n`."""
+    """Split a text into lines, less all that was added on its way: colours, prefixes, escapes."""
+    lines = _without_prefix(re.split(r"\r\n|\r|\n", _plain(text)))
+    return _unwrapped([line.rstrip() for line in _at_width(lines)])
+
+
+def _plain(text: str) -> str:
+    """Undo what made the signs of a table harmless for a web page, markdown or a string."""
+    for _ in range(2):  # A page that quotes a page has `&amp;nbsp;`.
+        text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
     text = _ESCAPES.sub("", text).translate(_DRAWN)
-    lines = [line.rstrip() for line in re.split(r"\r\n|\r|\n", text)]
-    if any(_NUMBERED_BORDER.match(line) for line in lines):
-        lines = [_NUMBER.sub("", line) for line in lines]
-    return _unwrapped(lines)
+    if text.count("\\n") > text.count("\n") + 3:  # A string of a program, on one line.
+        text = text.replace("\\r", "").replace("\\n", "\n").replace("\\t", "\t")
+    return _ESCAPED.sub("", text) if _ESCAPED_ROW.search(text) else text
+
+
+def _without_prefix(lines: list[str]) -> list[str]:
+    """Take off what stands before every line: a container's name, a time stamp, a number, `>`.
+
+    The borders show it. Such a prefix may have a pipe in it, and then looks like a cell.
+    """
+    ahead = [match[1] for line in lines if (match := _AHEAD.match(line))]
+    shapes = Counter(_shape(prefix) for prefix in ahead if not BORDER.fullmatch(prefix))
+    if not shapes:
+        return lines
+    shape, count = shapes.most_common(1)[0]
+    return [re.sub(shape, "", line, count=1) for line in lines] if 2 * count > len(ahead) else lines
+
+
+def _shape(prefix: str) -> str:
+    """Return a pattern of a prefix with other figures in it; a bare one has no blanks after it."""
+    bare = prefix.rstrip()
+    figures = re.sub(r"(?:\\[ \t])*\d+", r"\\s*\\d+", re.escape(bare))
+    return f"^{figures}\\s{{0,{len(prefix) - len(bare)}}}"
+
+
+def _at_width(lines: list[str]) -> list[str]:
+    """Join rows that were broken at the width of a terminal. The first border shows it."""
+    at = next((n for n, line in enumerate(lines) if _TOP.fullmatch(line)), None)
+    if at is None:
+        return lines
+    rest = list(itertools.takewhile(_REST.fullmatch, (line.rstrip() for line in lines[at + 1 :])))
+    width = len(lines[at])
+    if not rest or not rest[-1].endswith("+") or any(len(line) > width for line in rest):
+        return lines
+    return _joined(lines, width, width + sum(map(len, rest)))
+
+
+def _joined(lines: list[str], width: int, total: int) -> list[str]:
+    """Join what follows the start of a row until it has all of its length."""
+    found: list[str] = []
+    short = 0
+    for line in lines:
+        # No two signs of a border stand side by side in a row: one that ends so is shorter.
+        if short and not (found[-1].rstrip().endswith(("|", "+")) and line[:1] in ("|", "+")):
+            found[-1] = found[-1].ljust(total - short) + line
+            short = max(0, short - width)
+        else:
+            found.append(line)
+            whole = line[:1] not in ("|", "+") or len(line.rstrip()) > width
+            short = 0 if whole else total - width
+    return found
 
 
 def _unwrapped(lines: list[str]) -> list[str]:
-    """Join a row that a narrow terminal broke in two."""
+    """Join a row that was broken in two with no width to tell by."""
     joined: list[str] = []
     for line in lines:
         bare = line.lstrip()
@@ -38,24 +106,6 @@ def _unwrapped(lines: list[str]) -> list[str]:
         else:
             joined.append(line)
     return joined
-
-
-def cells_of(line: str, expected: int | None = None) -> tuple[list[str], bool]:
-    """Split a row at its pipes: its cells, and whether a pipe closes the last one.
-
-    What stands before the first pipe (a prompt, a time stamp, a quotation mark) is no cell,
-    unless the pipe at the line's start was lost. Empty cells at the start are left out.
-    """
-    cells = [cell.strip() for cell in line.split("|")]
-    whole = not cells[-1]
-    if whole:
-        cells.pop()
-    outside = bool(cells) and not _FIRST_CELL.fullmatch(cells[0])
-    if outside or (expected is not None and len(cells) > expected and line[:1] != "|"):
-        del cells[:1]
-    while cells and not cells[0]:
-        del cells[0]
-    return cells, whole
 
 
 def is_closed(lines: list[str]) -> bool:

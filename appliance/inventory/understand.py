@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from appliance.catalog import chips
@@ -57,7 +57,10 @@ def understood(sources: Sources, empty: Inventory) -> Inventory:
         dict(_SETTING.findall(sources.install_info or "")),
     )
     found = _dies(read, sources)
-    product, unclear = _product(found.rows, found.layout, sources.nodes)
+    # A chip of which the NPU can't be told is none to use, but it has a name.
+    product, unclear = _product(
+        found.rows or read.table.rows, found.layout or read.table.layout, sources.nodes
+    )
     version, differing = findings.versions(read.table.driver_version, empty.driver_version)
     problems = [
         *sources.problems,
@@ -67,7 +70,7 @@ def understood(sources: Sources, empty: Inventory) -> Inventory:
         *findings.table(read.table, found.hidden),
         *found.problems,
         *findings.health(found.npus),
-        *findings.memory(found.npus, read.table),
+        *findings.memory(found.npus, _evidence(read.table, found)),
     ]
     return dataclasses.replace(
         empty,
@@ -104,7 +107,8 @@ def _failures(read: _Read, sources: Sources) -> list[Problem]:
 class _Dies:
     """The dies, the rows that they come from, and what is to say of them.
 
-    `hidden` are the NPUs and nodes that the table does not have, in words.
+    `hidden` are the NPUs and nodes that the table does not have, in words; `places` says which
+    die an NPU's chip is, of all that the table has.
     """
 
     npus: tuple[Npu, ...]
@@ -112,6 +116,7 @@ class _Dies:
     layout: Layout | None
     problems: tuple[Problem, ...] = ()
     hidden: tuple[str, ...] = ()
+    places: Mapping[tuple[int | None, int | None], int] = field(default_factory=dict)
 
 
 def _dies(read: _Read, sources: Sources) -> _Dies:
@@ -126,7 +131,7 @@ def _dies(read: _Read, sources: Sources) -> _Dies:
         numbers = resolve.by_node(sources.nodes)
         return _Dies(tuple(Npu(n, 0, resolve.device(n)) for n in numbers), (), None)
     whole = resolve.completed(rows, layout, read.mapped, read.known(sources.nodes))
-    problems = findings.broken(rows, whole, cut=bool(read.table.gaps))
+    problems = findings.broken(*_incomplete(rows, whole), cut=bool(read.table.gaps))
     whole = [row for row in whole if row.npu_id is not None]
     dies, places = resolve.distinct(_named(whole, read.mapped))
     placed = resolve.placed(dies, layout, read.mapped, sources.nodes)
@@ -143,7 +148,42 @@ def _dies(read: _Read, sources: Sources) -> _Dies:
         layout,
         (*placed.problems, *problems),
         tuple(hidden),
+        places,
     )
+
+
+def _incomplete(rows: list[Row], whole: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Leave out the chips of which only the id was blanked out: nothing is wrong with those."""
+    kept = [
+        (row, after)
+        for row, after in zip(rows, whole, strict=True)
+        if row.half or (row.name is None and row.health is None)
+    ]
+    return [row for row, _ in kept], [after for _, after in kept]
+
+
+def _evidence(table: Table, found: _Dies) -> Table:
+    """Return the table as far as it shows who holds a die's memory, and that a size is missing.
+
+    An address that is `NA` or was blanked out leaves a row as whole as any other; and of an NPU
+    with a process that could not be read it can't be said that it has none.
+    """
+    rows = tuple(
+        dataclasses.replace(row, bus_id=row.bus_id or "NA") for row in found.rows if table.rows
+    )
+    unclear = table.unclear | {
+        holder.npu_id for holder in table.holders if _place(holder, found.places) is None
+    }
+    asked = None if table.asked is None else table.asked - unclear
+    return dataclasses.replace(table, rows=rows, asked=asked)
+
+
+def _place(holder: Holder, places: Mapping[tuple[int | None, int | None], int]) -> int | None:
+    """Return the place of the die that a process uses; with no chip named, the NPU's only one."""
+    if holder.chip_id is not None:
+        return places.get((holder.npu_id, holder.chip_id))
+    found = {place for (npu, _), place in places.items() if npu == holder.npu_id}
+    return found.pop() if len(found) == 1 else None
 
 
 def _empty_table(read: _Read, sources: Sources) -> _Dies:
@@ -184,10 +224,10 @@ def _npus(
 ) -> list[Npu]:
     """Make the dies' values: rows, device nodes, processes and CPUs put together."""
     holders: dict[int, dict[int, Holder]] = {}
-    for holder in read.table.holders:
-        at = places.get((holder.npu_id, holder.chip_id or 0))
-        if at is not None:
-            holders.setdefault(at, {})[holder.process.pid] = holder
+    for number, holder in enumerate(read.table.holders):
+        at = _place(holder, places)
+        if at is not None:  # Processes with no pid are not the same one.
+            holders.setdefault(at, {})[holder.process.pid or -number] = holder
     near = read.topology
     return [
         Npu(

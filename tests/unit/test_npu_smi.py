@@ -274,6 +274,14 @@ def test_a_process_is_counted_for_the_chip_that_it_uses(tmp_path: Path) -> None:
 
 # The same, as people and programs pass it on
 
+
+def broken(text: str, width: int) -> str:
+    """A text as it is copied from a terminal of so many columns."""
+    return "\n".join(
+        line[at : at + width] for line in text.splitlines() for at in range(0, len(line), width)
+    )
+
+
 DISTORTED: dict[str, Callable[[str], str]] = {
     "windows lines": lambda text: text.replace("\n", "\r\n"),
     "two carriage returns": lambda text: text.replace("\n", "\r\r\n"),
@@ -308,6 +316,21 @@ DISTORTED: dict[str, Callable[[str], str]] = {
     "a fence": lambda text: f"```shell\n[root@host ~]# npu-smi info\n{text}```\n",
     "messages between the lines": lambda text: text.replace("\n", "\n[WARNING] something odd\n"),
     "cells that overflow": lambda text: text.replace("| OK            |", "| OK                 |"),
+    "a service of a compose log": lambda text: re.sub("^", "npu-0  | ", text, flags=re.MULTILINE),
+    "services with two figures": lambda text: "".join(
+        f"npu-node-{n % 12}  | {line}\n" for n, line in enumerate(text.splitlines())
+    ),
+    "markdown escapes": lambda text: text.replace("|", "\\|"),
+    "markdown escapes of more": lambda text: re.sub(r"([|+=_*])", r"\\\1", text),
+    "pipes of a web page": lambda text: text.replace("|", "&#124;"),
+    "pipes by name": lambda text: text.replace("|", "&vert;"),
+    "blanks of a web page": lambda text: text.replace("  ", "&nbsp; "),
+    "escaped twice": lambda text: text.replace("|", "&amp;#x7c;").replace("  ", " &amp;nbsp;"),
+    "a string on one line": lambda text: text.replace("\n", "\\n"),
+    "broken at 60 columns": lambda text: broken(text, 60),
+    "broken at 43 columns, no blanks at the ends": lambda text: re.sub(
+        " +$", "", broken(text, 43), flags=re.MULTILINE
+    ),
     "figures at the slash": lambda text: re.sub(r"(\d) */ +(\d)", r"\1/\2", text),
 }  # fmt: skip
 
@@ -561,6 +584,213 @@ def test_any_text_is_read_without_raising() -> None:
         trouble.problems(text.splitlines(), table=False)
 
 
+# What was blanked out before it was published
+
+REDACTED = ("xxx", "***", "-", "NA", "", "…", "?", "<x>")
+ADDRESSES = (
+    "xxxx:xx:xx.x",
+    "0000:xx:00.0",
+    "0000:**:00.0",
+    "E3:00.0",
+    "0000:E3:00",
+    "****",
+    "x",
+    "hidden",
+)
+STATES = "OK|Warning|Alarm|Critical|UNKNOWN|Offline"
+# Each cell of the rows, and what may change with it: which fields of a die or a process.
+CELLS: dict[str, tuple[str, set[str]]] = {
+    "npu": (rf"^\| (\d+)(?=.*\| (?:{STATES}) )", {"npu_id", "device", "cpu_affinity"}),
+    "name": (rf"^\| \d+ [ |]+(\w+)(?= +\| (?:{STATES}) )", {"name"}),
+    "health": (rf"\| ({STATES}) ", {"health"}),
+    "power": (rf"\| (?:{STATES}) +\| (\S+)", set()),
+    "temperature": (rf"\| (?:{STATES}) +\| \S+ +(\d+)", set()),
+    "chip": (r"^\| (\d+)(?=.*0000:)", set()),
+    "second id": (r"^\| \d+ +(\d+)(?=.*0000:)", {"device"}),
+    "bus": (r"\| (0000:\S+)", {"bus_id"}),
+    "load": (r"\| 0000:\S+ +\| (\d+)", set()),
+    "used": (r"(\d+) */ *\d{4,} +\|$", {"hbm_used_mib"}),
+    "total": (r"\d+ */ *(\d{4,}) +\|$", {"hbm_total_mib"}),
+    "pid": (r"^\| \d+ +\d* +\| (\d+) ", {"pid"}),
+    "process name": (r"^\| \d+ +\d* +\| \d+ +\| (\w[^|]*?) +\|", {"process"}),
+    "process memory": (r"^\| \d+ +\d* +\| \d+ +\| [^|]* \| (\d+) ", {"memory"}),
+    "container's pid": (r"^\| \d+ +\d* +\| \d+ +\|[^|]*\| \d+ +\| (\d+) ", set()),
+}  # fmt: skip
+
+
+def fields(npus: tuple[Npu, ...]) -> dict[tuple[int | str, ...], object]:
+    """Every field of every die and process, by where it is."""
+    found: dict[tuple[int | str, ...], object] = {}
+    for at, npu in enumerate(npus):
+        found |= {(at, k): v for k, v in vars(npu).items() if k != "processes"}
+        for n, p in enumerate(npu.processes):
+            found |= {
+                (at, "pid", n): p.pid,
+                (at, "process", n): p.name,
+                (at, "memory", n): p.memory_mib,
+            }
+    return found
+
+
+@EVERY
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_cell_that_was_blanked_out_costs_no_other(tmp_path: Path, name: str, cell: str) -> None:
+    text = TABLES[name][0]
+    pattern, own = CELLS[cell]
+    (tmp_path / "npu-smi-info.txt").write_text(text, "utf-8")
+    before = read.snapshot(tmp_path)
+    whole = fields(before.npus)
+    # An id that nothing else gives is lost, and its die with it: that has a test of its own.
+    known = set(npu_smi.read(text).asked or ())
+    for match in re.finditer(pattern, text, re.MULTILINE):
+        if cell == "npu" and int(match[1]) not in known:
+            continue
+        for cover in (*REDACTED, *(ADDRESSES if cell == "bus" else ())):
+            start, end = match.span(1)
+            covered = text[:start] + f"{cover:<{end - start}}" + text[end:]
+            (tmp_path / "npu-smi-info.txt").write_text(covered, "utf-8")
+            host = read.snapshot(tmp_path)
+            after = fields(host.npus)
+            changed = {key for key in whole | after if whole.get(key) != after.get(key)}
+            assert {key[1] for key in changed} <= own, (cover, covered)
+            assert len(host.npus) == len(before.npus)
+            assert "npu-row-broken" not in {problem.id for problem in host.problems}
+            if cell not in ("name", "total"):
+                assert host.product == before.product
+
+
+@EVERY
+@pytest.mark.parametrize("cover", [*REDACTED, *ADDRESSES])
+def test_addresses_that_were_all_blanked_out_cost_nothing(
+    tmp_path: Path, name: str, cover: str
+) -> None:
+    text, product, _, expected = TABLES[name]
+    text = re.sub(r"0000:\S+", lambda m: f"{cover:<{len(m[0])}}", text)
+    for given in (text, DISTORTED["no heading"](text)):
+        assert dies(tmp_path, given) == expected
+        host = read.snapshot(tmp_path)
+        assert host.product == product
+        assert {npu.bus_id for npu in host.npus} <= {None, cover}
+        assert {p.id for p in host.problems}.isdisjoint({"npu-smi-garbled", "npu-row-broken"})
+
+
+@pytest.mark.parametrize("text", [A3, DUO], ids=["a3", "310p-duo"])
+@pytest.mark.parametrize("cover", REDACTED)
+def test_chip_ids_that_were_all_blanked_out_are_counted(
+    tmp_path: Path, text: str, cover: str
+) -> None:
+    covered = re.sub(r"^\| \d(?=.*0000:)", f"| {cover or ' '}", text, flags=re.MULTILINE)
+    expected = dies(tmp_path, text)
+    assert dies(tmp_path, covered) == expected
+
+
+def test_an_npu_id_that_nothing_gives_costs_its_die_and_is_said(tmp_path: Path) -> None:
+    text = FIRST_GENERATION.replace("| 5     910ProB", "| *     910ProB")
+    assert [die[0] for die in dies(tmp_path, text)] == [0]
+    problems = {problem.id: problem.message for problem in read.snapshot(tmp_path).problems}
+    assert "| *     910ProB" in problems["npu-smi-garbled"]
+    assert "npu-row-broken" not in problems
+    alone = SOC_310B.replace("| 0       310B4", "| x       310B4")
+    assert dies(tmp_path, alone) == []
+    assert read.snapshot(tmp_path).product == "unsupported"
+
+
+@pytest.mark.parametrize("cover", ["x", "*", "-", " "])
+def test_a_process_whose_npu_was_blanked_out_is_none_that_holds_memory_unseen(
+    tmp_path: Path, cover: str
+) -> None:
+    for text, line in (
+        (A2, "| 7       0                 | 910"),
+        (A3, "| 5       0                 | 62131"),
+    ):
+        for covered in (f"| {cover}{line[3:]}", f"{line[:10]}{cover}{line[11:]}"):
+            expected = dies(tmp_path, text)
+            found = dies(tmp_path, text.replace(line, covered))
+            assert [die[:6] for die in found] == [die[:6] for die in expected]
+            problems = {p.id: p.message for p in read.snapshot(tmp_path).problems}
+            assert "npu-memory-held" not in problems
+            # An A2 has one chip a card, which needs no id.
+            lost = found != expected
+            assert lost == (text is A3 or covered[2] != "7")
+            assert (covered.strip() in problems.get("npu-smi-garbled", "")) == lost
+
+
+def test_processes_with_no_pid_are_several(tmp_path: Path) -> None:
+    text = A2.replace("| 4711 ", "| **** ").replace("| 4712 ", "| **** ")
+    assert dies(tmp_path, text)[0][6] == ((0, "python3.11 -m x", 9871), (0, "", 107))
+
+
+def test_a_process_can_have_a_fraction_of_memory(tmp_path: Path) -> None:
+    text = A2.replace("| 9871   ", "| 9871.5 ")
+    assert dies(tmp_path, text)[0][6][0] == (4711, "python3.11 -m x", 9871)
+
+
+def test_two_dies_with_one_blanked_out_address_are_two(tmp_path: Path) -> None:
+    text = re.sub(r"0000:\w\w:00.0", "0000:xx:00.0", A2)
+    assert len(dies(tmp_path, text)) == 3
+
+
+@pytest.mark.parametrize("bus", ["0000:01:00.0", "NA", "xxxx:xx:xx.x", "-"])
+def test_a_die_that_is_called_ok_and_shows_no_memory_is_named(tmp_path: Path, bus: str) -> None:
+    text = A2.replace("| Warning       |", "| OK            |")
+    text = text.replace("3312 / 65536", "0    / 0    ").replace("0000:01:00.0", f"{bus:<12}")
+    (tmp_path / "npu-smi-info.txt").write_text(text, "utf-8")
+    host = read.snapshot(tmp_path)
+    assert (host.npus[1].health, host.npus[1].hbm_total_mib, host.npus[1].hbm_used_mib) == (
+        "OK", None, None,
+    )  # fmt: skip
+    (problem,) = host.problems[:1]
+    assert problem.id == "npu-memory-unknown"
+    assert problem.message.startswith("NPU 3 (910B3")
+
+
+# What stands around a table
+
+AFTER = """
+## What each does
+
+| number | part     | what it does              |
+| 1      | decoder  | turns packets into frames |
+| 2      | resizer  | 300 x 300 / 8             |
+| 4      | OK       | 12 30 / 40                |
+| 6      | python   | x           | 17          |
+"""
+
+
+@EVERY
+@pytest.mark.parametrize("fence", ["", "```\n", "</pre>\n"])
+def test_a_table_of_a_page_below_is_none_of_npu_smis(name: str, fence: str) -> None:
+    text = TABLES[name][0]
+    alone, found = npu_smi.read(text), npu_smi.read(text + fence + AFTER)
+    assert (found.rows, found.holders, found.asked) == (alone.rows, alone.holders, alone.asked)
+    assert (found.gaps, found.unclear) == ((), frozenset())
+    assert len(found.garbled) == (0 if fence else 1)
+
+
+@pytest.mark.parametrize(
+    ("title", "tool", "driver"),
+    [
+        (
+            "| npu-smi 23.0.3\uff08npu-smi工具版本\uff09   Version: 23.0.5\uff08npu驱动版本\uff09  |",
+            "23.0.3",
+            "23.0.5",
+        ),
+        ("| npu-smi 23.0.3(tool)   Version: 23.0.5(driver)  |", "23.0.3", "23.0.5"),
+        ("| npu-smi v23.0.3   Version: 23.0.5.B010\uff0c驱动 |", "v23.0.3", "23.0.5.B010"),
+        ("| npu-smi 23.0.3\uff08工具\uff09 |", "23.0.3", None),
+    ],
+)
+def test_a_remark_at_a_version_is_not_part_of_it(title: str, tool: str, driver: str | None) -> None:
+    text = re.sub(r"^\| npu-smi.*$", title, A2, flags=re.MULTILINE)
+    table = npu_smi.read(text)
+    assert (table.tool_version, table.driver_version) == (tool, driver)
+
+
+def test_an_ampersand_of_a_process_stays(tmp_path: Path) -> None:
+    text = A2.replace("python3.11 -m x", "sh a&copy=1;b&c ")
+    assert dies(tmp_path, text)[0][6][0][1] == "sh a&copy=1;b&c"
+
+
 # `npu-smi info -m` and `-l`
 
 
@@ -762,6 +992,10 @@ def test_a_very_long_line_is_shown_in_part() -> None:
         *((name, "chip", "atlas-a2") for name in (
             "910B1", "910B2", "910B2C", "910B3", "910B4", "910B4-1", "Ascend910B4", "Ascend 910B3")),
         ("Ascend910", "phy-id", "atlas-a3"),
+        *((name, "chip", "atlas-a2") for name in (
+            "910B3vir05_1c_16g", "910B1vir10_3c_32g", "910B2vir12_3c_32g", "910B2Cvir06_1c_16g",
+            "910B4vir05_1c_8g", "910B4-1vir10_4c_16g_m", "Ascend910B4-vir03_1c_8g",
+            "Ascend 910B3vir05_1c_16g")),
         ("Ascend910_9392", "phy-id", "atlas-a3"),
         ("910_9362", "phy-id", "atlas-a3"),
         ("310P1", "device", "atlas-310p"),
@@ -792,7 +1026,7 @@ def test_a_name_makes_a_product(name: str, layout: str, product: str) -> None:
         (None, None, "unknown"),
     ],
 )
-@pytest.mark.parametrize("name", ["xxx", "XXX", "Ascendxxx", "NA", "***", None])
+@pytest.mark.parametrize("name", ["xxx", "XXX", "Ascendxxx", "NA", "***", "…", "<name>", None])
 def test_a_redacted_name_leaves_the_layout(
     name: str | None, layout: str | None, ddr: bool | None, product: str
 ) -> None:
@@ -811,6 +1045,19 @@ def test_a_chip_of_two_sizes_is_told_by_its_total() -> None:
     assert chips.variant("910B4", 65536) == "910B4-1"
     assert chips.variant("910B3", 65536) == "910B3"
     assert chips.variant("no such chip", 1) == "no such chip"
+
+
+def test_a_vnpu_is_of_its_chips_product_and_has_its_own_memory(tmp_path: Path) -> None:
+    text = A2.replace("910B3            ", "910B3vir05_1c_16g").replace("/ 65536", "/ 16384")
+    text = text.replace("13281/", "4907 /").replace("61007/", "15007/")
+    assert [die[2:6:3] for die in dies(tmp_path, text)] == [
+        ("910B3vir05_1c_16g", 4907), ("910B3vir05_1c_16g", 3312), ("910B3vir05_1c_16g", 15007),
+    ]  # fmt: skip
+    host = read.snapshot(tmp_path)
+    assert host.product == "atlas-a2"
+    assert {npu.hbm_total_mib for npu in host.npus} == {16384}
+    assert 14.5 < chips.usable_bytes("910B3vir05_1c_16g", 16384) / 1024**3 < 15
+    assert 7 < chips.usable_bytes("910B4vir05_1c_8g", 8192) / 1024**3 < 7.5
 
 
 def test_a_process_can_have_less_than_the_whole_memory() -> None:
