@@ -18,6 +18,7 @@ import typer
 
 from appliance.cli.run import complain, document
 from appliance.errors import ApplianceError
+from appliance.plan import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,8 +148,10 @@ def inventory(found: Inventory, *, as_json: bool) -> None:
         document(dataclasses.asdict(found))
         return
     print(f"product {found.product}, driver {found.driver_version or 'not found'}")
+    holders = {node: claim.name for claim in found.claims for node in claim.devices}
     for npu in found.npus:
-        print(f"  {_npu(npu)}")
+        held = f"  held by the appliance {holders[npu.device]}" if npu.device in holders else ""
+        print(f"  {_npu(npu)}{held}")
     for problem in found.problems:
         print(f"  problem [{problem.id}] {problem.message} {problem.remedy}")
 
@@ -273,6 +276,11 @@ def smoke(target: Target, junit: Path | None, *, as_json: bool) -> None:
         raise typer.Exit(error.exit_code)
 
 
+def _without_password(value: Any) -> Any:
+    """Return a value without the user and password that an address in it may have."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "***@", value) if isinstance(value, str) else value
+
+
 def configuration(loaded: Loaded, *, as_json: bool) -> None:
     """Print every key with its value and origin."""
     from appliance.config.load import keys
@@ -280,7 +288,7 @@ def configuration(loaded: Loaded, *, as_json: bool) -> None:
     rows: list[dict[str, Any]] = [
         {
             "key": key.name,
-            "value": loaded.value(key.name),
+            "value": _without_password(loaded.value(key.name)),
             "origin": loaded.origins.get(key.name, "default"),
         }
         for key in keys()
@@ -436,7 +444,8 @@ def _findings(found: Diagnosis) -> None:
     if not told:
         print(f"No error that is known or looks like one in {lines}.")
         print(f"  last line   {found.last or '(none)'}")
-        print("  If it failed: CANN's own log is in $HOME/ascend/log/debug in the container.")
+        print(f"  If it failed: CANN's own log is in {names.CANN_LOG} in the container;")
+        print(f"  `docker cp NAME:{names.CANN_LOG} .` takes it out.")
     for number, finding in enumerate(told):
         if number == 1:
             print("\nAlso:")

@@ -214,6 +214,10 @@ def _unknown(name: str, origin: str, known: Mapping[str, str] | None = None) -> 
     # The same word in another section is nearer than any other word.
     leaf = name.rpartition(".")[2]
     near = [candidate for candidate in candidates if candidate.endswith(f".{leaf}")]
+    if known is None and name in candidates:
+        section, _, key = name.rpartition(".")
+        hint = f" Write it as a section: `{section}: {{{key}: …}}`."
+        return ApplianceError("config-unknown-key", f"{name} (from {origin}) is not a key.{hint}")
     near = near or difflib.get_close_matches(name, candidates, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
     return ApplianceError("config-unknown-key", f"{name} (from {origin}) is not a key.{hint}")

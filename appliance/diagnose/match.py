@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from appliance.catalog.failures import failures
+from appliance.plan import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -155,7 +156,7 @@ class _Process:
             phase="unknown",
             cause="The catalog of known failures has nothing on this line.",
             remedy="Search for the line in the issues of vllm-ascend and vLLM; for CANN's own "
-            "errors look into $HOME/ascend/log/debug in the container. To ask for help, add the "
+            f"errors look into {names.CANN_LOG} in the container. To ask for help, add the "
             "archive that `appliance diagnose --bundle FILE` writes.",
             sources=(),
             kind="unknown",

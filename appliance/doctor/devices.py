@@ -55,6 +55,12 @@ def planned(plan: Plan, host: Inventory) -> tuple[Npu, ...]:
 def nodes(subject: Subject, host: Inventory) -> Finding:
     """Look for the device nodes of the NPUs and of what manages them."""
     there = sorted((npu for npu in host.npus if npu.device), key=dies.number)
+    unplaced = any(names.NPU_NODE.match(node) for node in host.device_nodes)
+    if not there and unplaced:
+        return warning(
+            "There are /dev/davinciN, but which die each of them is can't be told.",
+            "See what the inventory says of it: `appliance inventory`.",
+        )
     if not there:
         return failed(
             "This host has no /dev/davinciN: no NPU, or no driver that is loaded.",

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def _set_product() -> str:
-    return f"Set `product` to {' or '.join(catalog.products())}."
+    names = {name for model in catalog.models().values() for name in model.products}
+    return f"Set `product` to {' or '.join(sorted(names))}, if that is what it is."
 
 
 def no_names(nodes: int) -> Problem:

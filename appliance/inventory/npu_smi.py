@@ -132,7 +132,10 @@ class _Reader:
     def _heading(self, line: str) -> bool:
         """Take a title, the heading of a table, or the line of an NPU with no process."""
         if title := _TITLE.search(line):
-            self.versions = (title[1] or title[3], title[2] or None)
+            tool, driver = (
+                (found or "").rstrip(",;") for found in (title[1] or title[3], title[2])
+            )
+            self.versions = (tool or None, driver or None)
             return True
         if idle := _IDLE.search(line):
             self.quiet |= {int(idle[1])} if idle[1] else set()

@@ -160,17 +160,26 @@ def _claims(path: Path) -> tuple[Claim, ...]:
     claims = []
     for row in _json(path, list) or ():
         _typed(path, "an appliance", row, dict)
+        if extra := set(row) - {"name", "devices", "api_port", "hccl_base_port"}:
+            message = f"{path} can't be read: {', '.join(sorted(extra))} is no key of an appliance."
+            raise ApplianceError("snapshot-invalid", message)
         ports = {key: row.get(key) for key in ("api_port", "hccl_base_port")}
         claims.append(
             Claim(
                 name=_typed(path, "name", row.get("name"), str),
-                devices=tuple(
-                    _typed(path, "devices", node, str) for node in _list(row.get("devices", []))
-                ),
+                devices=tuple(_die(path, node) for node in _list(row.get("devices", []))),
                 **{k: None if v is None else _typed(path, k, v, int) for k, v in ports.items()},
             )
         )
     return tuple(claims)
+
+
+def _die(path: Path, node: Any) -> str:
+    if re.fullmatch(r"/dev/davinci\d+", _typed(path, "devices", node, str)) is None:
+        raise ApplianceError(
+            "snapshot-invalid", f"{path} can't be read: {node!r} is no path such as /dev/davinci0."
+        )
+    return str(node)
 
 
 def _list(value: Any) -> list[Any]:

@@ -84,8 +84,9 @@ def _joined(lines: list[str], width: int, total: int) -> list[str]:
     found: list[str] = []
     short = 0
     for line in lines:
-        # No two signs of a border stand side by side in a row: one that ends so is shorter.
-        if short and not (found[-1].rstrip().endswith(("|", "+")) and line[:1] in ("|", "+")):
+        # No two signs of a border stand side by side: a row that ends with one was shorter.
+        ends = short and found[-1].endswith(("|", "+")) and len(found[-1]) % width == 0
+        if short and not (ends and line[:1] in ("|", "+")):
             found[-1] = found[-1].ljust(total - short) + line
             short = max(0, short - width)
         else:

@@ -40,8 +40,8 @@ def product_name(config: Config, inventory: Inventory) -> str:
         raise ApplianceError(
             "host-unsupported",
             f"The platform is ascend, but which product this host is can't be told.{why}",
-            f"Mend what npu-smi says, or set `product` to what the host is: {_listed()}. Or set "
-            "`platform` to cpu.",
+            ("Mend what npu-smi says, or set" if why else "See `ls /dev/davinci*`, or set")
+            + f" `product` to what the host is: {_listed()}. Or set `platform` to cpu.",
         )
     if name not in catalog.products():
         raise ApplianceError("host-unsupported", f"The product {name} is not known.", known)

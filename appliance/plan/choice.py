@@ -59,7 +59,8 @@ def choose(config: Config, inventory: Inventory, models_dir: str | None) -> Choi
         raise ApplianceError(
             "host-unsupported",
             f"{model.id} does not run on the platform {name}.",
-            f"It runs on {', '.join(known.platforms)}; here the default is {platform.model}.",
+            f"It runs on {', '.join(known.platforms)}; here the default is {platform.model}. To "
+            "prepare for another host, name it: `platform: ascend`, `product: atlas-a2`.",
         )
     if known is not None and name == "ascend" and product_name not in known.products:
         listed = " and ".join(catalog.products()[item].title for item in known.products)

@@ -16,6 +16,8 @@ MODELS_DIR = "/models"
 CACHE_DIR = "/var/cache/appliance"
 # On the tmpfs, and nobody else's.
 WORK_DIR = "/tmp/work"  # noqa: S108
+# As platforms.yaml tells CANN.
+CANN_LOG = f"{CACHE_DIR}/ascend/log"
 API_KEY_FILE = "/run/secrets/appliance-api-key"
 # Asks for the key on every path, which vLLM alone does not.
 KEY_MIDDLEWARE = "appliance.inside.auth.RequireKey"

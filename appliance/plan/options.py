@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,14 @@ class Arguments(tuple[str, ...]):  # noqa: SLOT001 (a tuple can't have slots tha
 def added(config: Config, release: catalog.Release) -> tuple[Given, ...]:
     """Return what the operator adds, as the release's vLLM takes it."""
     words = config.server.extra_args
+    for word in words:
+        if word.startswith("--") and re.match(r"--[\w.-]+\s", word):
+            option, value = word.split(None, 1)
+            raise ApplianceError(
+                "config-invalid",
+                f"{word!r} in `server.extra_args` is one word to vLLM.",
+                f"Write two: [{option}, {value}].",
+            )
     return _added(tuple(words), release.vllm) if words else ()
 
 

@@ -301,3 +301,20 @@ def test_what_only_npus_can_do_is_refused_on_the_cpu(setting: str) -> None:
         make(load(None, {}, ["platform=cpu", setting]).config, Inventory("none"), None)
     assert caught.value.id == "config-invalid"
     assert setting.partition("=")[0] in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"name": "a", "devices": ["davinci0"]},
+        {"name": "a", "devices": [0]},
+        {"name": "a", "api_prot": 8000},
+    ],
+)
+def test_a_snapshot_whose_appliances_are_misspelt_is_refused(
+    tmp_path: Path, row: dict[str, object]
+) -> None:
+    (tmp_path / "appliances.json").write_text(json.dumps([row]), encoding="utf-8")
+    with pytest.raises(ApplianceError) as caught:
+        read.snapshot(tmp_path)
+    assert caught.value.id == "snapshot-invalid"

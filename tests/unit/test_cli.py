@@ -182,6 +182,13 @@ def test_plan_is_one_document_and_warnings_are_for_people(home: Path) -> None:
     assert done.stderr == "".join(f"warning: {line}\n" for line in found["warnings"])
 
 
+def test_no_password_is_shown_with_the_configuration(home: Path) -> None:
+    address = "https://user:hunter2@index.test/simple"
+    done = run(home, "config", "show", "--set", f"build.pip_index_url={address}")
+    assert "hunter2" not in done.stdout
+    assert "https://***@index.test/simple" in done.stdout
+
+
 def test_plan_takes_the_layers_in_their_order(home: Path) -> None:
     (home / "appliance.yaml").write_text("server: {port: 1}\nname: from-file\n", encoding="utf-8")
     arguments = ["plan", "--set", "platform=cpu", "--json"]

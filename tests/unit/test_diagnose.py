@@ -575,7 +575,7 @@ def test_a_log_without_errors_says_so_and_where_to_look(clean: Path) -> None:
     done = appliance(clean, "diagnose", "--log", str(LOGS / "healthy-cpu.log"))
     assert done.returncode == 0
     assert done.stdout.startswith("No error that is known or looks like one in 13 lines of ")
-    assert "$HOME/ascend/log/debug" in done.stdout
+    assert "/var/cache/appliance/ascend/log" in done.stdout
     assert "Harmless: numa-policy-refused" in done.stdout
 
 

@@ -252,8 +252,13 @@ BAD: Mapping[str, tuple[str, Subject, str, str, str | None]] = {
         "plan", subject(config=box(privileged=True)), "warning", "privileged", None,
     ),
     "no NPU": (
-        "device-nodes", subject(inventory(npus=()), Config(product="atlas-a2")), "failed",
-        "no /dev/davinciN", "devices-missing",
+        "device-nodes",
+        subject(inventory(npus=(), device_nodes=frozenset()), Config(product="atlas-a2")),
+        "failed", "no /dev/davinciN", "devices-missing",
+    ),
+    "nodes that are no die's": (
+        "device-nodes", subject(inventory(npus=()), Config(product="atlas-a2")), "warning",
+        "can't be told", None,
     ),
     "no manager": (
         "device-nodes", subject(without("/dev/hisi_hdc")), "failed", "/dev/hisi_hdc",

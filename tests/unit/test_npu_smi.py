@@ -776,6 +776,7 @@ def test_a_table_of_a_page_below_is_none_of_npu_smis(name: str, fence: str) -> N
             "23.0.5",
         ),
         ("| npu-smi 23.0.3(tool)   Version: 23.0.5(driver)  |", "23.0.3", "23.0.5"),
+        ("| npu-smi 23.0.3, on node 4   Version: 23.0.5, loaded  |", "23.0.3", "23.0.5"),
         ("| npu-smi v23.0.3   Version: 23.0.5.B010\uff0c驱动 |", "v23.0.3", "23.0.5.B010"),
         ("| npu-smi 23.0.3\uff08工具\uff09 |", "23.0.3", None),
     ],

@@ -417,3 +417,7 @@ def test_a_model_without_experts_is_not_spread_by_experts() -> None:
     assert plan([], "model.path=/data/deep", host=many).expert_parallel
     words = ("model.path=/data/llama", "parallel.expert_parallel=true")
     assert plan([], *words, host=host).expert_parallel
+
+
+def test_an_option_and_its_value_in_one_word_is_told() -> None:
+    assert "[--max-num-seqs, 16]" in refused(["--max-num-seqs 16"])

@@ -243,6 +243,7 @@ def test_arguments_and_variables_of_an_atlas_a2() -> None:
     )  # fmt: skip
     cache = "/var/cache/appliance"
     assert environment(made) == {
+        "ASCEND_PROCESS_LOG_PATH": f"{cache}/ascend/log",
         "HCCL_BUFFSIZE": "1024",
         "HCCL_OP_EXPANSION_MODE": "AIV",
         "HEALTHCHECKS_URL": "http://127.0.0.1:8000",
