@@ -99,7 +99,7 @@ def _file(path: Path, folder: Path, made: list[Path]) -> None:
     if path.name == "npu-smi":
         path.write_text(_npu_smi(folder), encoding="utf-8")
         path.chmod(0o755)
-    elif str(path) in FILES:
+    elif str(path) in FILES and (folder / FILES[str(path)]).is_file():
         path.write_text((folder / FILES[str(path)]).read_text(encoding="utf-8"), encoding="utf-8")
     else:
         path.write_text("stand-in\n", encoding="utf-8")
