@@ -9,7 +9,6 @@ from __future__ import annotations
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from appliance.catalog import chips
 from appliance.errors import ApplianceError
 
 if TYPE_CHECKING:
@@ -87,6 +86,9 @@ def unfit(npu: Npu, config: Config, inventory: Inventory) -> str | None:
     if npu.processes:
         users = ", ".join(f"{p.name or 'a process'} (pid {p.pid})" for p in npu.processes[:3])
         return f"is in use by {users}"
+    # Here and not above: a plan for the CPU asks for no chip, and is to be quick.
+    from appliance.catalog import chips
+
     used, total = npu.hbm_used_mib, npu.hbm_total_mib
     if used is not None and total and used > chips.idle_mib(total):
         return (
@@ -97,6 +99,8 @@ def unfit(npu: Npu, config: Config, inventory: Inventory) -> str | None:
 
 
 def _foreign(npu: Npu, product: str) -> str | None:
+    from appliance.catalog import chips
+
     chip = chips.find(npu.name)
     if chip is not None and chip.product != product:
         return f"is a {npu.name}, which is not of {product}"
