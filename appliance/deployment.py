@@ -54,8 +54,7 @@ def prepare(config: Config, snapshot: Path | None = None, *, to_change: bool = F
             "The Docker engine does not say which appliances run, so NPUs and ports could be "
             "taken from one of them.",
         )
-    models = paths.models()
-    plan = make(config, inventory, str(models) if models else None)
+    plan = make(config, inventory, models_dir())
     host_path = plan.model.host_path
     if paths.inside_image() and plan.model.source != "bundled" and not host_path.startswith("/"):
         raise ApplianceError(
@@ -69,9 +68,14 @@ def prepare(config: Config, snapshot: Path | None = None, *, to_change: bool = F
 def sources(config: Config, snapshot: Path | None = None) -> Sources:
     """Plan what has to be fetched, whether or not the host could serve it now."""
     config = absolute(config)
-    models = paths.models()
-    image, model = plan_sources(config, take(config, snapshot), str(models) if models else None)
+    image, model = plan_sources(config, take(config, snapshot), models_dir())
     return Sources(config, image, model)
+
+
+def models_dir() -> str | None:
+    """Return the host folder of the models that ship with the launcher, where it has any."""
+    models = paths.models()
+    return str(models) if models else None
 
 
 def take(config: Config, snapshot: Path | None = None, patience: float | None = None) -> Inventory:

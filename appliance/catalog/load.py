@@ -70,7 +70,6 @@ class Product:
 
     title: str
     image_suffix: str
-    npu_device: str
     management_devices: tuple[ManagementDevice, ...]
     driver_paths: tuple[DriverPath, ...]
     # Who owns the device nodes where the host can't be asked.
@@ -203,6 +202,11 @@ def models() -> Mapping[str, Model]:
         )
         for name, row in _file("models").items()
     }
+
+
+def listed_products() -> tuple[str, ...]:
+    """Return the names of the products that a known model is listed for."""
+    return tuple(sorted({name for model in models().values() for name in model.products}))
 
 
 @lru_cache

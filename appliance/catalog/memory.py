@@ -52,7 +52,6 @@ class Memory:
 
     block_tokens: int
     batch_defaults: tuple[BatchDefault, ...]
-    default_utilization: float
     highest_utilization: float
     communication: Communication
     activation: Activation
@@ -68,7 +67,6 @@ def numbers() -> Memory:
     return Memory(
         block_tokens=content["block_tokens"],
         batch_defaults=tuple(BatchDefault(**row) for row in content["batch_defaults"]),
-        default_utilization=content["default_utilization"],
         highest_utilization=content["highest_utilization"],
         communication=Communication(**content["communication"]),
         activation=Activation(**activation),

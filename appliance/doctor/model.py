@@ -10,6 +10,7 @@ from appliance.catalog import load as catalog
 from appliance.errors import ApplianceError
 from appliance.inventory.facts import HostFacts, Missing
 from appliance.inventory.model import Inventory, Problem
+from appliance.plan.choice import platform_name
 from appliance.plan.model import Plan
 
 if TYPE_CHECKING:
@@ -92,13 +93,11 @@ class Subject:
         """The platform, as the plan has it or would have; `None` where it can't be told."""
         if self.made is not None:
             return self.made.platform
+        if self.host is not None:
+            return platform_name(self.config, self.host)
         if self.config.platform != "auto":
             return self.config.platform
-        if self.config.product:
-            return "ascend"
-        if self.host is None:
-            return None
-        return "cpu" if self.host.product == "none" else "ascend"
+        return "ascend" if self.config.product else None
 
     @property
     def product(self) -> catalog.Product | None:

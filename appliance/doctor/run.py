@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from appliance import deployment, paths
+from appliance import deployment
 from appliance.doctor import gather
 from appliance.doctor.checks import examine
 from appliance.doctor.model import Report, Subject
@@ -65,8 +65,8 @@ def before_up(found: Deployment, engine: Engine) -> Report:
 def _prepared(config: Config, folder: Path | None) -> tuple[Inventory, Plan | ApplianceError]:
     """Return the inventory, and the plan or why there is none."""
     # Not `prepare`: where that fails, the host would have to be read a second time.
-    inventory, models = deployment.take(config, folder), paths.models()
+    inventory = deployment.take(config, folder)
     try:
-        return inventory, make(config, inventory, str(models) if models else None)
+        return inventory, make(config, inventory, deployment.models_dir())
     except ApplianceError as error:
         return inventory, error

@@ -83,14 +83,8 @@ class Engine:
 
     def container(self, name: str) -> ContainerState | None:
         """Return the state of a container, or `None` where there is none of that name."""
-        from docker.errors import NotFound
-
-        with translated():
-            try:
-                found: Mapping[str, Any] = self.client.api.inspect_container(name)
-            except NotFound:
-                return None
-        if found["Name"] != f"/{name}":
+        found = self.inspect(name)
+        if found is None or found["Name"] != f"/{name}":
             return None  # The engine takes the start of an id for a name, too.
         state = found["State"]
         bindings = (found["HostConfig"]["PortBindings"] or {}).values()
@@ -112,13 +106,9 @@ class Engine:
 
     def image(self, name: str) -> ImageState | None:
         """Return the state of a local image, or `None`."""
-        from docker.errors import ImageNotFound
-
-        with translated():
-            try:
-                found = self.client.api.inspect_image(name)  # type: ignore[no-untyped-call]
-            except ImageNotFound:
-                return None
+        found = self._inspect_image(name)
+        if found is None:
+            return None
         labels = (found.get("Config") or {}).get("Labels") or {}
         return ImageState(found["Id"], found["Size"], labels)
 
@@ -189,14 +179,18 @@ class Engine:
 
         Empty for an image that was loaded or built here; `None` where there is no such image.
         """
+        found = self._inspect_image(name)
+        return None if found is None else tuple(found.get("RepoDigests") or ())
+
+    def _inspect_image(self, name: str) -> Mapping[str, Any] | None:
         from docker.errors import ImageNotFound
 
         with translated():
             try:
-                found = self.client.api.inspect_image(name)  # type: ignore[no-untyped-call]
+                found: Mapping[str, Any] = self.client.api.inspect_image(name)  # type: ignore[no-untyped-call]
             except ImageNotFound:
                 return None
-        return tuple(found.get("RepoDigests") or ())
+        return found
 
     def tag(self, reference: str, name: str) -> None:
         """Give a local image a name, which it may take from another."""

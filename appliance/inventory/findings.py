@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 
 def _set_product() -> str:
-    names = {name for model in catalog.models().values() for name in model.products}
-    return f"Set `product` to {' or '.join(sorted(names))}, if that is what it is."
+    return f"Set `product` to {' or '.join(catalog.listed_products())}, if that is what it is."
 
 
 def no_names(nodes: int) -> Problem:

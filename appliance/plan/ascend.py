@@ -41,7 +41,8 @@ def product_name(config: Config, inventory: Inventory) -> str:
             "host-unsupported",
             f"The platform is ascend, but which product this host is can't be told.{why}",
             ("Mend what npu-smi says, or set" if why else "See `ls /dev/davinci*`, or set")
-            + f" `product` to what the host is: {_listed()}. Or set `platform` to cpu.",
+            + f" `product` to what the host is: {' or '.join(catalog.listed_products())}. Or set "
+            "`platform` to cpu.",
         )
     if name not in catalog.products():
         raise ApplianceError("host-unsupported", f"The product {name} is not known.", known)
@@ -52,12 +53,6 @@ def product_name(config: Config, inventory: Inventory) -> str:
             "Leave `product` out: it is for hosts whose NPUs can't be told.",
         )
     return name
-
-
-def _listed() -> str:
-    """Return the products that a known model is listed for."""
-    names = {name for model in catalog.models().values() for name in model.products}
-    return " or ".join(sorted(names))
 
 
 def devices(

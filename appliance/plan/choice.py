@@ -37,13 +37,16 @@ class Choice:
     ports: Ports
 
 
+def platform_name(config: Config, inventory: Inventory) -> Literal["ascend", "cpu"]:
+    """Return the platform that is asked for, else the one that the host has."""
+    if config.platform != "auto":
+        return config.platform
+    return "cpu" if inventory.product == "none" and not config.product else "ascend"
+
+
 def choose(config: Config, inventory: Inventory, models_dir: str | None) -> Choice:
     """Decide; raises `ApplianceError` where config, host and catalog do not fit together."""
-    name: Literal["ascend", "cpu"]
-    if config.platform == "auto":
-        name = "cpu" if inventory.product == "none" and not config.product else "ascend"
-    else:
-        name = config.platform
+    name = platform_name(config, inventory)
     platform = catalog.platforms()[name]
     product_name = ascend.product_name(config, inventory) if name == "ascend" else "none"
     release_name = config.release or platform.release

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from appliance.catalog import load as catalog
 from appliance.catalog import model_configs
-from appliance.catalog.memory import numbers
 from appliance.plan import weights_size
 from appliance.plan.weights_size import Layout
 from tests.e2e.conftest import ROOT, docker
@@ -122,4 +122,6 @@ def test_buffers_are_what_vllm_allocates(
 
 
 def test_default_share_is_vllms(weighed: list[dict[str, float]]) -> None:
-    assert {found["utilization"] for found in weighed} == {numbers().default_utilization}
+    assert {found["utilization"] for found in weighed} == {
+        catalog.releases()["v0.23.0"].memory_utilization
+    }

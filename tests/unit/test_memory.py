@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
+from appliance.catalog import load as catalog
 from appliance.catalog import model_configs
-from appliance.catalog.memory import numbers
 from appliance.plan import memory, model_sizes, reserves, weights_size
 from appliance.plan.memory import Request, estimate, refusal, remedies
 from appliance.plan.model_sizes import UnknownArchitecture
@@ -362,7 +362,7 @@ class TestReserves:
             request(
                 Layout(2, 1, expert_parallel=True),
                 int(139.8 * GIB),
-                utilization=numbers().default_utilization,
+                utilization=catalog.releases()["v0.23.0"].memory_utilization,
                 max_num_batched_tokens=8192,
                 max_num_seqs=1024,
                 limit_mm_per_prompt={},
