@@ -122,11 +122,10 @@ class Gathering:
         self._install = start(lambda: _INSIDE if self._inside else system.install_info())
 
     def _connect(self) -> Engine | Missing:
-        from appliance.engine import claims, docker
+        from appliance.engine import address, docker
 
-        there = os.environ.get("DOCKER_HOST") or os.path.exists(claims.DEFAULT_SOCKET)  # noqa: PTH110
-        if self._inside and not there:
-            mount = f"-v {claims.DEFAULT_SOCKET}:{claims.DEFAULT_SOCKET}"
+        if self._inside and not address.there():
+            mount = f"-v {address.DEFAULT_SOCKET}:{address.DEFAULT_SOCKET}"
             return Missing(f"{_INSIDE.why}; with `{mount}` it can ask the engine")
         return docker.connect()
 
@@ -236,7 +235,9 @@ class Gathering:
 
     @staticmethod
     def _remote() -> bool:
-        return not (os.environ.get("DOCKER_HOST") or "unix:").startswith("unix:")
+        from appliance.engine import address
+
+        return address.socket_path() is None
 
 
 def of_snapshot(inventory: Inventory, folder: Path) -> HostFacts:

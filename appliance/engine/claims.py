@@ -12,13 +12,13 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from appliance.engine import address
 from appliance.inventory.model import Claim
 from appliance.plan import names
 
 if TYPE_CHECKING:
     from appliance.plan.model import Container
 
-DEFAULT_SOCKET = "/var/run/docker.sock"
 # A healthy engine answers from memory, in milliseconds. To look, so long is enough; what is
 # going to change something waits as long as it waits for every other answer.
 SECONDS = 2.0
@@ -28,10 +28,9 @@ _LIVING = frozenset({"created", "running", "restarting", "paused"})
 
 def read(seconds: float = SECONDS) -> tuple[Claim, ...] | None:
     """Return the claims of this host's containers; `None` where the engine can't be asked."""
-    host = os.environ.get("DOCKER_HOST") or f"unix://{DEFAULT_SOCKET}"
-    scheme, _, path = host.partition("://")
+    path = address.socket_path()
     try:
-        listed = _ask(path, seconds) if scheme == "unix" else _ask_remote()
+        listed = _ask(path, seconds) if path else _ask_remote()
         return tuple(
             claim for row in listed if row.get("State") in _LIVING and (claim := _of_row(row))
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager, suppress
+import socket
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from appliance.engine import address
 from appliance.errors import ApplianceError
 from appliance.plan import names
 
@@ -166,8 +168,8 @@ class Engine:
         from requests import RequestException
 
         try:
-            api = docker.from_env(timeout=max(1, round(timeout))).api
-            found = api.inspect_distribution(image)  # type: ignore[no-untyped-call]
+            with closing(docker.from_env(timeout=max(1, round(timeout)))) as client:
+                found = client.api.inspect_distribution(image)  # type: ignore[no-untyped-call]
             return RegistryAnswer(str(found["Descriptor"]["digest"]))
         except APIError as error:
             return RegistryAnswer(None, str(error.explanation))
@@ -241,6 +243,7 @@ def connect() -> Engine:
     from docker.errors import DockerException
 
     try:
+        _knock()
         client = docker.from_env(timeout=PING_SECONDS)
         client.ping()
         client.api.timeout = REQUEST_SECONDS
@@ -249,6 +252,18 @@ def connect() -> Engine:
             "engine-unreachable", f"The Docker engine does not answer: {_cause(error)}"
         ) from error
     return Engine(client)
+
+
+def _knock() -> None:
+    """Connect to the engine's socket and go; raises OSError where nothing listens.
+
+    The docker library tries several times and leaves each socket that it could not connect
+    open, to be found by whatever counts open files.
+    """
+    if path := address.socket_path():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knocking:
+            knocking.settimeout(PING_SECONDS)
+            knocking.connect(path)
 
 
 @contextmanager

@@ -1085,7 +1085,7 @@ def test_every_registry_is_asked_where_the_image_must_be_pulled(
 
 def test_in_the_image_the_host_is_not_guessed_at(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APPLIANCE_INSIDE_IMAGE", "1")
-    monkeypatch.setattr("appliance.engine.claims.DEFAULT_SOCKET", "/nowhere/docker.sock")
+    monkeypatch.setattr("appliance.engine.address.DEFAULT_SOCKET", "/nowhere/docker.sock")
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     made = {check.id: check for check in run.host(Config(platform="cpu")).checks}
     for name in ("engine", "compose", "disk-image", "weights", "api-port"):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 
 from appliance.config.model import Build, Config
-from appliance.engine import command, images, install
+from appliance.engine import command, docker, images, install
 from appliance.errors import ApplianceError
 from appliance.plan.model import ImagePlan
 
@@ -144,3 +147,22 @@ def test_an_engine_that_is_not_there_is_named() -> None:
     )
     assert done.returncode == 127
     assert "no-such-engine can't be started" in done.stderr
+
+
+@pytest.mark.parametrize("left_behind", [False, True], ids=["no socket", "a stopped engine's"])
+def test_no_engine_is_a_typed_error_and_leaves_no_open_socket(
+    left_behind: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "docker.sock"
+    if left_behind:  # As after a kill: the file is there, and nobody listens.
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(path))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with pytest.raises(ApplianceError) as caught:
+            docker.connect()
+        assert caught.value.id == "engine-unreachable"
+        del caught
+        gc.collect()
+    assert [str(warning.message) for warning in seen] == []
