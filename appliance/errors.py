@@ -178,6 +178,33 @@ ERRORS: dict[str, ErrorKind] = {
         "Find out which is right; leave a wrong mirror out of `image.mirrors`, pull a stale image "
         "anew; then `appliance images lock`.",
     ),
+    "result-invalid": ErrorKind(
+        94,
+        "A file is not a result of `bench` or `eval`, or one that this version can't read.",
+        "Name a result.json that `appliance bench` or `appliance eval` wrote.",
+    ),
+    "job-failed": ErrorKind(
+        95,
+        "A container that was started for one piece of work ended with an error.",
+        "Read the lines above; what was finished by then is kept, and the same command goes on "
+        "from there.",
+    ),
+    "input-invalid": ErrorKind(
+        96,
+        "The input of a command is absent, empty or not in the form that it reads.",
+        "Correct what the message names; nothing was started.",
+    ),
+    "partly-failed": ErrorKind(
+        97,
+        "The work was done, but part of it could not be.",
+        "Each part that failed says why in the results; the same command tries only those again.",
+    ),
+    "dataset-missing": ErrorKind(
+        98,
+        "A dataset is neither in the folder that was named nor to be had from its hub.",
+        "Put the dataset into the folder that `--dataset-dir` names, in the form that the "
+        "message gives.",
+    ),
     "interrupted": ErrorKind(
         130,
         "Interrupted by Ctrl-C.",

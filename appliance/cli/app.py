@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from appliance.cli import options
+from appliance.cli.options import ConfigFile, Force, Json, Output, Override, Snapshot
 from appliance.cli.run import document, guarded, stop_on_signals
 
 if TYPE_CHECKING:
-    from appliance.config.load import Loaded
-    from appliance.deployment import Deployment, Sources
     from appliance.plan.model import Plan
 
 app = typer.Typer(
@@ -30,56 +30,6 @@ app.add_typer(render_app, name="render")
 app.add_typer(weights_app, name="weights")
 app.add_typer(images_app, name="images")
 app.add_typer(config_app, name="config")
-
-ConfigFile = Annotated[
-    Optional[Path],  # noqa: UP045 (Typer reads this at run time, on Python 3.10 too)
-    typer.Option("--config", help="Configuration file [default: ./appliance.yaml if it exists]."),
-]
-Override = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option("--set", metavar="KEY=VALUE", help="Set a configuration key; repeatable."),
-]
-Snapshot = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--snapshot", metavar="DIR", help="Read the host from a folder instead."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Output = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--output", "-o", help="Write to a file instead of stdout."),
-]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that differs.")]
-
-
-def _load(config: Path | None, overrides: list[str] | None) -> Loaded:
-    import os
-
-    from appliance.config.load import load
-
-    return load(config, os.environ, overrides or ())
-
-
-def _prepare(
-    config: Path | None, overrides: list[str] | None, snapshot: Path | None = None
-) -> Deployment:
-    from appliance.deployment import prepare
-
-    deployment = prepare(_load(config, overrides).config, snapshot)
-    _warn(deployment)
-    return deployment
-
-
-def _warn(deployment: Deployment) -> None:
-    for warning in deployment.plan.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-
-
-def _sources(
-    config: Path | None, overrides: list[str] | None, snapshot: Path | None = None
-) -> Sources:
-    from appliance.deployment import sources
-
-    return sources(_load(config, overrides).config, snapshot)
 
 
 @app.command()
@@ -102,14 +52,14 @@ def up(
 
     stop_on_signals()
     progress = Progress()
-    options = Options(install_engine=install_engine, smoke=smoke, recreate=recreate)
-    wanted = _load(config, overrides).config
+    wishes = Options(install_engine=install_engine, smoke=smoke, recreate=recreate)
+    wanted = options.load(config, overrides).config
     with state.changing(wanted.name, "up") as change:
-        deployment = allot(wanted, options, change, progress.detail)
-        _warn(deployment)
+        deployment = allot(wanted, wishes, change, progress.detail)
+        options.warn(deployment)
         show.host(deployment)
         try:
-            outcome = Up(deployment, options, progress).run()
+            outcome = Up(deployment, wishes, progress).run()
         finally:
             progress.stop()
     show.endpoint(deployment, outcome, as_json=as_json)
@@ -123,7 +73,7 @@ def down(config: ConfigFile = None, overrides: Override = None, as_json: Json = 
     from appliance.lifecycle.status import down as take_down
 
     stop_on_signals()
-    wanted = _load(config, overrides).config
+    wanted = options.load(config, overrides).config
     progress = Progress()
     try:
         removed = take_down(wanted, progress)
@@ -145,7 +95,7 @@ def status(config: ConfigFile = None, overrides: Override = None, as_json: Json 
     from appliance.errors import ApplianceError
     from appliance.lifecycle.status import read
 
-    wanted = _load(config, overrides).config
+    wanted = options.load(config, overrides).config
     plan: Plan | ApplianceError
     try:
         plan = prepare(wanted).plan
@@ -168,7 +118,9 @@ def logs(
     """Print the engine's log."""
     from appliance.cli import show
 
-    show.logs(_load(config, overrides).config.name, follow=follow, tail=tail, as_json=as_json)
+    show.logs(
+        options.load(config, overrides).config.name, follow=follow, tail=tail, as_json=as_json
+    )
 
 
 @app.command()
@@ -183,7 +135,7 @@ def inventory(
     from appliance.cli import show
     from appliance.deployment import absolute, take
 
-    loaded = _load(config, overrides)
+    loaded = options.load(config, overrides)
     show.inventory(take(absolute(loaded.config), snapshot), as_json=as_json)
 
 
@@ -198,7 +150,7 @@ def plan(
     """Print the plan: every device, mount, variable, argument and limit."""
     from appliance.cli import show
 
-    show.plan(_prepare(config, overrides, snapshot).plan, as_json=as_json)
+    show.plan(options.prepare(config, overrides, snapshot).plan, as_json=as_json)
 
 
 @app.command()
@@ -213,7 +165,7 @@ def doctor(
     from appliance.cli import show
     from appliance.doctor import run
 
-    wanted = _load(config, overrides).config
+    wanted = options.load(config, overrides).config
     with show.waiting("Reading the host; npu-smi, or a file system, takes its time."):
         report = run.snapshot(wanted, snapshot) if snapshot else run.host(wanted)
     show.doctor(report, as_json=as_json)
@@ -233,7 +185,7 @@ def render_run(
     from appliance.cli import show
     from appliance.render import render
 
-    text = render(_prepare(config, overrides, snapshot).plan, "run")
+    text = render(options.prepare(config, overrides, snapshot).plan, "run")
     show.rendering(text, output, force=force, as_json=as_json)
 
 
@@ -254,7 +206,7 @@ def render_compose(
     from appliance import render
     from appliance.cli import show
 
-    made = _prepare(config, overrides, snapshot).plan
+    made = options.prepare(config, overrides, snapshot).plan
     text = render.portable(made) if portable else render.render(made, "compose")
     show.rendering(text, output, force=force, as_json=as_json)
 
@@ -267,7 +219,7 @@ def build(config: ConfigFile = None, overrides: Override = None, as_json: Json =
     from appliance.lifecycle.progress import Progress
 
     stop_on_signals()
-    found = _sources(config, overrides)
+    found = options.sources(config, overrides)
     progress = Progress()
     install.ensure(install=False, on_line=progress.detail)
     engine = docker.connect()
@@ -293,7 +245,7 @@ def weights_fetch(
     from appliance.lifecycle.up import bring_weights
 
     stop_on_signals()
-    model = _sources(config, overrides).model
+    model = options.sources(config, overrides).model
     progress = Progress()
     progress.begin("weights", model.id)
     try:
@@ -317,7 +269,7 @@ def weights_verify(
     from appliance.cli import show
     from appliance.weights.verify import verify
 
-    model = _sources(config, overrides).model
+    model = options.sources(config, overrides).model
     show.weights(model, verify(Path(model.host_path), hashes=hashes), as_json=as_json)
 
 
@@ -334,8 +286,8 @@ def images_lock(
     from appliance.cli import show
     from appliance.engine import docker, lock
 
-    loaded = _load(config, overrides)
-    found = _sources(config, overrides, snapshot)
+    loaded = options.load(config, overrides)
+    found = options.sources(config, overrides, snapshot)
     timeout = found.config.timeouts.registry
     locked = lock.lock(docker.connect(), found.image, loaded.lock_file, timeout, force=force)
     show.locked(locked, loaded.lock_file, as_json=as_json)
@@ -353,7 +305,7 @@ def images_list(
     from appliance.cli import show
     from appliance.engine import docker, lock
 
-    found = _sources(config, overrides, snapshot)
+    found = options.sources(config, overrides, snapshot)
     show.images(lock.overview(docker.connect(), found.image), as_json=as_json)
 
 
@@ -385,7 +337,7 @@ def smoke(
     from appliance.lifecycle import smoke as probes
     from appliance.lifecycle import state
 
-    wanted = _load(config, overrides).config
+    wanted = options.load(config, overrides).config
     if url:
         target = probes.other(url, model, api_key_file, wanted.timeouts.probe)
         show.smoke(target, junit, as_json=as_json)
@@ -422,7 +374,7 @@ def diagnose(
     stop_on_signals()
     with show.waiting("Reading the log; a long one takes its time."):
         wanted = run.Wanted(log, tail, bundle, force=force)
-        found, written = run.perform(wanted, lambda: _load(config, overrides))
+        found, written = run.perform(wanted, lambda: options.load(config, overrides))
     show.diagnosis(found, written, as_json=as_json)
 
 
@@ -434,7 +386,7 @@ def config_show(
     """Print every key, its value, and where the value comes from."""
     from appliance.cli import show
 
-    show.configuration(_load(config, overrides), as_json=as_json)
+    show.configuration(options.load(config, overrides), as_json=as_json)
 
 
 @config_app.command("check")
@@ -443,7 +395,7 @@ def config_check(
     config: ConfigFile = None, overrides: Override = None, as_json: Json = False
 ) -> None:
     """Check the configuration, and that a plan can be made of it for this host."""
-    made = _prepare(config, overrides).plan
+    made = options.prepare(config, overrides).plan
     if as_json:
         document({"ok": True, "platform": made.platform, "warnings": list(made.warnings)})
     else:
