@@ -241,15 +241,15 @@ def weights_fetch(
 ) -> None:
     """Fetch the model's weights; a second run goes on where the first stopped."""
     from appliance.cli import show
+    from appliance.lifecycle import supply
     from appliance.lifecycle.progress import Progress
-    from appliance.lifecycle.up import bring_weights
 
     stop_on_signals()
     model = options.sources(config, overrides).model
     progress = Progress()
     progress.begin("weights", model.id)
     try:
-        folder = bring_weights(model, progress)
+        folder = supply.weights(model, progress)
     finally:
         progress.stop()
     show.weights(model, folder, as_json=as_json)

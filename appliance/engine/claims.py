@@ -77,8 +77,8 @@ def of_spec(name: str, spec: dict[str, Any]) -> Claim:
     nodes = [d["host"] for d in spec.get("devices") or () if names.NPU_NODE.match(d["host"])]
     nodes += [f"/dev/davinci{n}" for n in variables.get(names.VISIBLE, "").split(",") if n]
     ports = [int(port["host"]) for port in spec.get("ports") or ()]
-    if spec.get("network") == "host":
-        command = list(spec["command"])
+    command = list(spec.get("command") or ())
+    if spec.get("network") == "host" and "--port" in command:  # Else it serves nothing.
         ports = [int(command[command.index("--port") + 1])]
     base = variables.get("HCCL_IF_BASE_PORT")
     return Claim(name, tuple(nodes), ports[0] if ports else None, int(base) if base else None)

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 from appliance.deployment import prepare
 from appliance.engine import claims, command, docker, images, install
 from appliance.errors import ApplianceError
-from appliance.lifecycle import drift, running, state
+from appliance.lifecycle import drift, running, state, supply
 from appliance.lifecycle.decide import Action, Decision, decide
 from appliance.lifecycle.logs import explain, last_line
 from appliance.render import render
 from appliance.secretfile import read_key
-from appliance.weights.verify import require_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from appliance.config.model import Config
     from appliance.deployment import Deployment
     from appliance.lifecycle.progress import Progress
-    from appliance.plan.model import ModelPlan
-    from appliance.weights.verify import ModelFolder
     from healthchecks import ProbeResult, Target
 
 POLL_SECONDS = 0.5
@@ -120,11 +117,11 @@ class Up:
 
     def _replace(self, engine: docker.Engine, found: docker.ContainerState | None) -> None:
         """Make the container. The old one serves until all that can be known is known."""
-        self._examine(engine)
+        supply.examine(self.deployment, engine, self.progress)
         if not self.options.install_engine:  # Else it was seen to before anything.
             install.ensure(install=False, on_line=self.progress.detail)
-        self._image(engine)
-        self._weights()
+        supply.image(engine, self.config, self.plan.image, self.progress)
+        supply.model(self.plan.model, self.progress)
         file = state.folder(self.name) / "compose.yaml"
         state.write(file, render(self.plan, "compose"))
         self.progress.begin("container", self.name)
@@ -154,21 +151,6 @@ class Up:
             # An image that was built anew leaves the old one behind, without a name.
             engine.discard(found.image_id)
 
-    def _examine(self, engine: docker.Engine) -> None:
-        """Stop before anything is pulled or changed where a check of the host fails."""
-        from appliance.doctor.run import before_up
-
-        self.progress.begin("doctor", "checking the host")
-        report = before_up(self.deployment, engine)
-        counts = report.counts
-        if report.error is not None:
-            self.progress.stop()
-            raise report.error
-        self.progress.end(f"{len(report.checks)} checks, none failed, {counts['warning']} warnings")
-        for check in report.checks:
-            if check.verdict == "warning" and check.id != "plan":  # Those are told already.
-                self.progress.note(f"  warning  {check.id}: {check.finding.evidence}")
-
     def _remove(self, engine: docker.Engine, found: docker.ContainerState) -> None:
         if found.running:
             self.progress.detail("stopping the old container")
@@ -178,19 +160,6 @@ class Up:
             log = engine.logs(found, tail=LOG_LINES)
             state.write(state.folder(self.name) / "previous.log", log)
         engine.remove(found)
-
-    def _image(self, engine: docker.Engine) -> None:
-        self.progress.begin("image", self.plan.image.name)
-        builder = images.Builder(engine, self.config, self.progress.detail)
-        image_id = builder.ensure(self.plan.image)
-        self.progress.end(f"{self.plan.image.name} {image_id[7:19]}")
-
-    def _weights(self) -> None:
-        model = self.plan.model
-        self.progress.begin("weights", model.id)
-        folder = bring_weights(model, self.progress)
-        require_readable(folder.path)
-        self.progress.end(f"{model.host_path}: {folder.files} files, {folder.bytes / 1e9:.2f} GB")
 
     def _load(self, engine: docker.Engine) -> None:
         """Wait for the API to answer, then for a token; stop early when the container dies."""
@@ -288,21 +257,3 @@ def run_smoke(target: Target, progress: Progress) -> list[ProbeResult]:
     import healthchecks
 
     return healthchecks.smoke(target, on_result=lambda result: progress.detail(result.probe))
-
-
-def bring_weights(model: ModelPlan, progress: Progress) -> ModelFolder:
-    """Return the complete model folder: checked where it is the operator's, else fetched."""
-    from appliance.weights.fetch import Progress as Bytes
-    from appliance.weights.fetch import fetch
-    from appliance.weights.verify import verify
-
-    folder = Path(model.host_path)
-    if model.source != "hub":
-        return verify(folder)
-
-    def show(done: Bytes) -> None:
-        progress.detail(
-            f"{done.done_bytes / 1e9:.2f} of {done.total_bytes / 1e9:.2f} GB  {done.file}"
-        )
-
-    return fetch(model.id, folder, revision=model.revision, on_progress=show)
