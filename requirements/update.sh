@@ -3,13 +3,17 @@
 # Needs `uv`. Run it from anywhere: `requirements/update.sh [--upgrade]`.
 set -eu
 cd "$(dirname "$0")/.."
-lock() { # lock OUTPUT [OPTION ...]
+compile() { # compile OUTPUT [OPTION ...]
     out=$1; shift
     uv pip compile --universal --python-version 3.10 --generate-hashes --no-annotate \
-        --no-emit-index-url --no-header --quiet "$@" --output-file "requirements/$out" pyproject.toml
+        --no-emit-index-url --no-header --quiet "$@" --output-file "requirements/$out"
+}
+lock() { # lock OUTPUT [OPTION ...]
+    compile "$@" pyproject.toml
 }
 lock launcher.txt "$@"
 lock image.txt --extra image --constraint requirements/launcher.txt "$@"
 lock dev.txt --extra dev --constraint requirements/launcher.txt "$@"
-printf 'hatchling\n' | uv pip compile --universal --python-version 3.10 --generate-hashes \
-    --no-annotate --no-emit-index-url --no-header --quiet "$@" --output-file requirements/build.txt -
+# Not beside the launcher, so not with its dependencies: the group alone.
+compile eval.txt --group eval "$@"
+printf 'hatchling\n' | compile build.txt - "$@"

@@ -120,12 +120,12 @@ def quantile(blocks: Sequence[Sequence[float]], at: float, count: int | None = N
     # different blocks, they are taken as independent.
     variance = max(binomial, spread / total**2 * len(blocks) / drawn)
     reach = Z * math.sqrt(variance)
-    # Between the two order statistics that enclose the share with at least this confidence.
+    # The values of these ranks, counted from 1.
     low, high = math.floor((at - reach) * total), math.ceil((at + reach) * total)
     return Estimate(
         value,
         min(value, values[low - 1]) if low >= 1 else -math.inf,
-        max(value, values[high]) if high < total else math.inf,
+        max(value, values[high - 1]) if high <= total else math.inf,
     )
 
 

@@ -7,8 +7,8 @@ import errno
 import json
 import math
 import os
+import reprlib
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
@@ -19,6 +19,7 @@ from appliance.results.model import SCHEMA, Result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 # What `bench` and `eval` call the document in a run's folder.
 NAME = "result.json"
@@ -106,9 +107,7 @@ def _fault(fault: Any) -> str:
         return f"the key {where:.200} is not known" + (f", {near[0]} is" if near else "")
     if fault["type"] == "missing":
         return f"the key {where} is missing"
-    got = repr(fault["input"])
-    shown = got if len(got) <= 60 else got[:60] + "…"
-    return f"{where:.200}: {fault['msg']}, but it is {shown}"
+    return f"{where:.200}: {fault['msg']}, but it is {reprlib.repr(fault['input'])}"
 
 
 def write(result: Result, path: Path) -> None:
@@ -122,30 +121,40 @@ def write(result: Result, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text, encoding="utf-8")
-        try:
-            # A link, unlike a rename, fails where the name is taken: no other result is lost
-            # to a race either.
-            path.hardlink_to(temporary)
-        except FileExistsError:
-            if path.read_bytes() != text.encode():
-                message = f"{path} exists and holds another result."
-                raise ApplianceError("file-differs", message, "Name another file.") from None
-        finally:
-            temporary.unlink()
+        _placed(temporary, path)
+        if path.read_bytes() != text.encode():
+            message = f"{path} exists and holds another result."
+            raise ApplianceError("file-differs", message, "Name another file.")
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         kind = "disk-full" if error.errno in _FULL else "file-not-written"
         raise ApplianceError(kind, f"{path} can't be written: {error.strerror}.") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _placed(temporary: Path, path: Path) -> None:
+    """Give a finished file its name, where that is free."""
+    try:
+        # A link, unlike a rename, fails where the name is taken: no other result is lost to a
+        # race either.
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        pass
+    except OSError:
+        # Not every file system has links.
+        if not path.exists():
+            temporary.replace(path)
 
 
 def serialised(result: Result) -> str:
     """Return a result document as text, without what is no number."""
-    document = _finite(result).model_dump(mode="json")
+    document = finite(result).model_dump(mode="json")
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _finite(result: Result) -> Result:
+def finite(result: Result) -> Result:
+    """Return a result without figures that are no numbers; its notes say which they were."""
     runs, notes = [], []
     for run in result.runs:
         metrics = {name: value for name, value in run.metrics.items() if math.isfinite(value)}
