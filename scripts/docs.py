@@ -282,6 +282,30 @@ CHINESE = {
         "查明哪个是对的；从 `image.mirrors` 里去掉不对的镜像站，重新拉取过期的镜像；再运行 "
         "`appliance images lock`。"
     ),
+    "A file is not a result of `bench` or `eval`, or one that this version can't read.": (
+        "文件不是 `bench` 或 `eval` 的结果，或者本版本读不了。"
+    ),
+    "Name a result.json that `appliance bench` or `appliance eval` wrote.": (
+        "给出 `appliance bench` 或 `appliance eval` 写下的 result.json。"
+    ),
+    "A container that was started for one piece of work ended with an error.": (
+        "为一项工作启动的容器出错结束。"
+    ),
+    "Read the lines above; what was finished by then is kept, and the same command goes on from "
+    "there.": "看上面几行；已完成的部分都保留，同一条命令从那里继续。",
+    "The input of a command is absent, empty or not in the form that it reads.": (
+        "命令的输入不存在、为空，或不是它能读的格式。"
+    ),
+    "Correct what the message names; nothing was started.": "改正信息里指出的内容；什么都没有启动。",
+    "The work was done, but part of it could not be.": "工作已做完，但有一部分没能做成。",
+    "Each part that failed says why in the results; the same command tries only those again.": (
+        "失败的每一部分都在结果里写明原因；同一条命令只重试这些。"
+    ),
+    "A dataset is neither in the folder that was named nor to be had from its hub.": (
+        "数据集既不在指定的文件夹里，也无法从它的仓库取得。"
+    ),
+    "Put the dataset into the folder that `--dataset-dir` names, in the form that the message "
+    "gives.": "把数据集按信息里给出的格式放进 `--dataset-dir` 指定的文件夹。",
     "Interrupted by Ctrl-C.": "被 Ctrl-C 中断。",
     "`appliance status` shows what was reached; `appliance up` goes on from there.": (
         "`appliance status` 显示进行到哪里；`appliance up` 从那里继续。"

@@ -51,6 +51,11 @@ EXIT_CODES = {
     "file-not-written": 89,
     "doctor-failed": 92,
     "image-digest-differs": 93,
+    "result-invalid": 94,
+    "job-failed": 95,
+    "input-invalid": 96,
+    "partly-failed": 97,
+    "dataset-missing": 98,
     "bug": 99,
     "interrupted": 130,
 }
@@ -121,7 +126,7 @@ def raised() -> Iterator[tuple[str, str]]:
             found = [keyword.value for keyword in node.keywords if keyword.arg == "error"]
             if name == "ApplianceError":
                 found.append(node.args[0])
-            elif name == "_run":  # Builder._run(command, error, what)
+            elif name == "_run" and len(node.args) > 2:  # Builder._run(command, error, what)
                 found.append(node.args[1])
             for value in found:
                 for text in texts(value):
