@@ -89,7 +89,7 @@ class Builder:
             "BASE_ENTRYPOINT": plan.base_entrypoint,
             "CONTEXT_HASH": context_hash(root, plan),
         }
-        self._buildx(root / "Dockerfile", root, plan.name, arguments)
+        self.buildx(root / "Dockerfile", root, plan.name, arguments)
 
     def pull(self, names: Sequence[str], digest: str | None = None) -> str:
         """Pull one image that has several names; return it as `NAME@DIGEST`.
@@ -186,7 +186,7 @@ class Builder:
         if self.config.build.apt_mirror:
             arguments["APT_MIRROR"] = self.config.build.apt_mirror
         with tempfile.TemporaryDirectory() as empty:
-            self._buildx(root / dockerfile, Path(empty), image, arguments)
+            self.buildx(root / dockerfile, Path(empty), image, arguments)
         return image
 
     def _debootstrap(self, image: str, suite: str) -> None:
@@ -210,7 +210,11 @@ class Builder:
             self._run(["tar", "-C", tree, "-c", "-f", archive, "."], failed, what)
             self._run(["docker", "import", archive, image], failed, what)
 
-    def _buildx(self, dockerfile: Path, context: Path, tag: str, arguments: dict[str, str]) -> None:
+    def buildx(self, dockerfile: Path, context: Path, tag: str, arguments: dict[str, str]) -> None:
+        """Build an image with the operator's proxies, CA bundle and index.
+
+        Raises image-build-failed.
+        """
         command = ["docker", "buildx", "build", "--progress", "plain", "--load", "--tag", tag]
         command += ["--file", str(dockerfile)]
         if bundle := ca_bundle(self.config):

@@ -1,0 +1,1 @@
+"""Accuracy: evalscope against a running server, from flags to a result document."""
