@@ -77,6 +77,16 @@ class Product:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How a model's makers, or its guide, have tokens chosen; `max_tokens` counts the answer's."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
 class Model:
     """A model that the appliance knows."""
 
@@ -88,6 +98,8 @@ class Model:
     reasoning_parser: str | None = None
     weights_gib: float | None = None
     bundled: bool = False
+    # What `appliance offline` samples with; the server takes vLLM's own defaults.
+    sampling: Sampling | None = None
 
 
 @dataclass(frozen=True)
@@ -196,12 +208,13 @@ def products() -> Mapping[str, Product]:
 @lru_cache
 def models() -> Mapping[str, Model]:
     """Return the known models by id."""
-    return {
-        name: Model(
-            **{**row, "platforms": tuple(row["platforms"]), "products": tuple(row["products"])}
-        )
-        for name, row in _file("models").items()
-    }
+    table = {}
+    for name, row in _file("models").items():
+        values = {**row, "platforms": tuple(row["platforms"]), "products": tuple(row["products"])}
+        sampling = row.get("sampling")
+        values["sampling"] = Sampling(**sampling) if sampling else None
+        table[name] = Model(**values)
+    return table
 
 
 def listed_products() -> tuple[str, ...]:

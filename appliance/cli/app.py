@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from appliance.cli import options
+from appliance.cli.bench import bench
+from appliance.cli.evaluate import evaluate
+from appliance.cli.offline import offline
 from appliance.cli.options import ConfigFile, Force, Json, Output, Override, Snapshot
+from appliance.cli.report import report
 from appliance.cli.run import document, guarded, stop_on_signals
 
 if TYPE_CHECKING:
@@ -422,3 +426,9 @@ def version(as_json: Json = False) -> None:
         document({"version": __version__})
     else:
         print(__version__)
+
+
+app.command()(offline)
+app.command()(bench)
+app.command("eval")(evaluate)
+app.command()(report)

@@ -1,1 +1,1 @@
-"""What runs inside the container, with the standard library alone."""
+"""What runs inside the container: the standard library, and the image's own vLLM where needed."""

@@ -17,7 +17,7 @@ from appliance.jobs.create import create
 from appliance.lifecycle.logs import explain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from appliance.jobs.container import Job
 
@@ -30,8 +30,16 @@ REMOVE_SECONDS = 15.0
 class Process:
     """A job that runs. Its stdout is data, its stderr is for people."""
 
-    def __init__(self, command: list[str], on_line: Callable[[str], None]) -> None:
-        """Start it; each line of its stderr goes to `on_line`. Raises engine-missing."""
+    def __init__(
+        self,
+        command: list[str],
+        on_line: Callable[[str], None],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start it; each line of its stderr goes to `on_line`. Raises engine-missing.
+
+        `environment` is what it is given beside this process's own.
+        """
         self._on_line = on_line
         self._tail: deque[str] = deque(maxlen=KEPT_LINES)
         try:
@@ -43,6 +51,7 @@ class Process:
                 text=True,
                 encoding="utf-8",
                 errors="replace",
+                env={**os.environ, **(environment or {})},
                 # Ctrl-C is the launcher's: the job is then ended in its own way.
                 start_new_session=True,
             )
@@ -127,7 +136,8 @@ def started(job: Job, on_line: Callable[[str], None], *, claims: bool = False) -
         _make_room(engine, job)
         create(engine, job, claims=claims)
         command = ["docker", "start", "--attach", "--interactive", job.name]
-    process = Process(command, on_line)
+    # A container has its variables from the engine.
+    process = Process(command, on_line, dict(job.container.environment) if here else None)
     try:
         yield process
     finally:
