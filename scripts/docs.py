@@ -296,7 +296,9 @@ CHINESE = {
     "The input of a command is absent, empty or not in the form that it reads.": (
         "命令的输入不存在、为空，或不是它能读的格式。"
     ),
-    "Correct what the message names; nothing was started.": "改正信息里指出的内容；什么都没有启动。",
+    "Correct what the message names; nothing was started.": (
+        "改正信息里指出的内容；什么都没有启动。"
+    ),
     "The work was done, but part of it could not be.": "工作已做完，但有一部分没能做成。",
     "Each part that failed says why in the results; the same command tries only those again.": (
         "失败的每一部分都在结果里写明原因；同一条命令只重试这些。"

@@ -9,6 +9,7 @@ import statistics
 from dataclasses import dataclass, replace
 from typing import Any
 
+from appliance.catalog import references
 from appliance.compare.intervals import at_share
 from appliance.results.model import (
     BenchParameters,
@@ -166,7 +167,8 @@ def evaluation(*scores: EvalScore, name: str = "own", **more: Any) -> Result:
 
 def guide_scores(omni: float = 0.46, gsm8k: float = 0.97, bbh: float = 0.91) -> Result:
     """An evaluation of what the guide evaluates, with a row for each of bbh's subsets too."""
-    subsets = [score("bbh", bbh, 10, subset=f"subset_{number}") for number in range(27)]
+    names = references.asked_by_default("bbh")["subset_list"]
+    subsets = [score("bbh", bbh, 10, subset=name) for name in names]
     return evaluation(
         score("omni_bench", omni, 100, modalities=["image"]),
         score("gsm8k", gsm8k, 100, subset="main"),

@@ -151,8 +151,7 @@ def serve(load: Load, server: Server, seed: int) -> Order:
     ]
     client = None
     if load.media.sound_seconds:
-        count = load.num_prompts
-        client = {"sound": {"seconds": load.media.sound_seconds, "count": count, "seed": seed}}
+        client = {"sound": {"seconds": load.media.sound_seconds, "seed": seed}}
     return Order(tuple(words), result, client)
 
 

@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 
 PROTOCOL = 1
 COMMAND = ("python3", "-m", "appliance.inside.bench")
+NAME = "The benchmark's container"
+# The container ends a run that is late, and tells so: only one that hangs is later than that.
+GRACE_SECONDS = 60.0
 
 
 class Client:
     """A container that is ready for work. `versions` are those of what is in it."""
 
-    def __init__(self, running: Process) -> None:
-        """Wait for its first line; raises job-failed."""
+    def __init__(self, running: Process, patience: float) -> None:
+        """Wait for its first line, at most so many seconds; raises job-failed."""
         self._process = running
-        self._lines = running.lines()
-        told = self._next()
+        told = self._next(patience)
         if told.get("protocol") != PROTOCOL:
             raise _other_version()
         self.versions: dict[str, str] = told["versions"]
@@ -43,16 +45,17 @@ class Client:
         if order.client is not None:
             line["client"] = order.client
         self._process.send(json.dumps(line))
-        return self._next()
+        return self._next(timeout + GRACE_SECONDS)
 
-    def _next(self) -> dict[str, Any]:
-        for line in self._lines:
+    def _next(self, patience: float) -> dict[str, Any]:
+        line = self._process.line(patience, NAME)
+        if line is not None:
             answer: dict[str, Any] = json.loads(line)
             return answer
-        self._process.wait()  # Its log is whole then.
+        self._process.wait(what=NAME)  # Its log is whole then.
         if "No module named appliance.inside.bench" in self._process.log:
             raise _other_version()
-        process.check(self._process, "The benchmark's container")
+        process.check(self._process, NAME)
         raise ApplianceError("job-failed", "The benchmark's container ended before its work did.")
 
 
@@ -65,9 +68,14 @@ def _other_version() -> ApplianceError:
 
 
 @contextmanager
-def ready(job: Job, on_line: Callable[[str], None], *, claims: bool) -> Iterator[Client]:
-    """Run the container while the block lasts; raises what `process.started` raises."""
+def ready(
+    job: Job, on_line: Callable[[str], None], *, claims: bool, patience: float
+) -> Iterator[Client]:
+    """Run the container while the block lasts; raises what `process.started` raises.
+
+    It has `patience` seconds until it is ready for work.
+    """
     with process.started(job, on_line, claims=claims) as running:
-        yield Client(running)
+        yield Client(running, patience)
         running.no_more()
-        process.check(running, "The benchmark's container")
+        process.check(running, NAME)

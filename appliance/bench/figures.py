@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from appliance.diagnose.redact import Redactor
 from appliance.lifecycle.logs import explain
+from appliance.report.numbers import clean
 from appliance.results.model import BenchRun
 
 if TYPE_CHECKING:
@@ -42,11 +44,13 @@ def run(
         metrics, samples = _batches(raw)
     else:
         metrics = _numbers(raw)
+    words = list(answer.get("command") or command)
     return BenchRun(
         label=label,
         mode=mode,
         parameters=parameters,
-        command=list(answer.get("command") or command),
+        # An engine of its own has the operator's arguments.
+        command=words if mode == "serve" else Redactor().document(words),
         metrics=metrics,
         samples=samples,
         error=error,
@@ -70,7 +74,7 @@ def _refusals(raw: Mapping[str, Any]) -> str:
     errors = [str(error) for error in raw.get("errors", ()) if error]
     lines = [line for line in (errors[0] if errors else "").splitlines() if line.strip()]
     # The last line of a traceback is its error; a refusal is one line.
-    first = lines[-1].strip()[:_SHOWN] if lines else "no reason was given"
+    first = clean(lines[-1].strip(), _SHOWN) if lines else "no reason was given"
     count = raw.get("failed") or len(errors)
     return f"{count} requests failed, the first with: {first}"
 

@@ -6,7 +6,6 @@ import json
 import secrets
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,8 @@ from appliance.bench import arguments, client, figures, sweep
 from appliance.bench import subject as subjects
 from appliance.bench.arguments import Changes
 from appliance.errors import ApplianceError
+from appliance.jobs import folder as folders
+from appliance.jobs.kept import KeptError
 from appliance.results import files
 from appliance.results.model import Model, Result, System
 
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from appliance.bench.client import Client
-    from appliance.bench.subject import Elsewhere, Subject
+    from appliance.bench.subject import Subject
     from appliance.bench.sweep import Saturation
     from appliance.catalog.bench import Load, Preset
     from appliance.config.model import Config
+    from appliance.jobs.server import Elsewhere
     from appliance.lifecycle.progress import Progress
     from appliance.results.model import BenchRun
 
@@ -88,9 +90,10 @@ def perform(config: Config, wanted: Wanted, progress: Progress) -> Outcome:
         raise ApplianceError("input-invalid", message)
     with _subject(config, preset, wanted, progress) as subject:
         _refuse_too_long(preset, subject)
-        with _folder(wanted) as folder:
+        stem = f"bench-{wanted.preset}-{folders.now():%Y%m%d-%H%M%S}"
+        with folders.own(wanted.output, stem) as folder:
             work = _Work(preset, wanted, subject, folder, progress)
-            return work.go_on()
+            return work.go_on(config.timeouts.ready)
 
 
 @contextmanager
@@ -118,40 +121,6 @@ def _refuse_too_long(preset: Preset, subject: Subject) -> None:
             )
 
 
-@contextmanager
-def _folder(wanted: Wanted) -> Iterator[Path]:
-    """Make a folder that nothing is in; an empty one is taken away again."""
-    stem = f"bench-{wanted.preset}-{_now():%Y%m%d-%H%M%S}"
-    number = 1
-    while True:
-        folder = wanted.output / (stem if number == 1 else f"{stem}-{number}")
-        try:
-            wanted.output.mkdir(parents=True, exist_ok=True)
-            folder.mkdir()
-            break
-        except FileExistsError:
-            if not wanted.output.is_dir():
-                message = f"{wanted.output} is a file."
-                raise ApplianceError("file-not-written", message) from None
-            number += 1
-        except OSError as error:
-            message = f"{folder} can't be made: {error.strerror}."
-            raise ApplianceError("file-not-written", message) from error
-    try:
-        yield folder
-    finally:
-        if not any(folder.iterdir()):
-            folder.rmdir()
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
 class _Work:
     """The runs of one measurement, one after the other."""
 
@@ -168,31 +137,43 @@ class _Work:
         self._subject = subject
         self._folder = folder
         self._progress = progress
-        self._started = _now()
+        self._started = folders.now()
         self._runs: list[BenchRun] = []
         self._notes = list(subject.notes)
         self._versions: dict[str, str] = {}
         self._saturation: Saturation | None = None
         self._failures: dict[str, str] = {}
 
-    def go_on(self) -> Outcome:
-        """Do all runs, and write what came of them, however they end."""
+    def go_on(self, patience: float) -> Outcome:
+        """Do all runs, and write what came of them, however they end.
+
+        The container has `patience` seconds until it is ready.
+        """
         self._progress.begin("bench", "starting the container")
+        job, note = self._subject.job, self._progress.detail
+        claims = self._subject.server is None
         try:
-            claims = self._subject.server is None
-            with client.ready(self._subject.job, self._progress.detail, claims=claims) as found:
+            with client.ready(job, note, claims=claims, patience=patience) as found:
                 self._progress.end(f"vLLM {found.versions.get('vllm', '(unknown)')}")
                 self._versions = found.versions
                 self._all(found)
-        except BaseException as error:
-            if self._runs:
-                why = "Interrupted" if isinstance(error, KeyboardInterrupt) else "Cut short"
-                self._notes.append(f"{why} after {len(self._runs)} runs.")
-                outcome = self._outcome()
-                self._progress.stop()
-                self._progress.note(f"What was measured before is in {outcome.file}")
-            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if not self._runs:
+                raise
+            raise self._cut(error) from error
         return self._outcome()
+
+    def _cut(self, error: BaseException) -> KeptError:
+        """Write what was measured so far; return the error that says where."""
+        why = "Interrupted" if isinstance(error, KeyboardInterrupt) else "Cut short"
+        self._notes.append(f"{why} after {len(self._runs)} runs.")
+        if isinstance(error, KeyboardInterrupt):
+            found = ApplianceError("interrupted", "Interrupted.", "Run it again to measure all.")
+        elif isinstance(error, ApplianceError):
+            found = error
+        else:
+            found = ApplianceError("bug", f"{type(error).__name__}: {error}")
+        return KeptError(found, self._outcome().file)
 
     def _all(self, found: Client) -> None:
         if self._preset.sweep is None:
@@ -275,8 +256,8 @@ class _Work:
             kind="bench",
             name=self._folder.name,
             preset=self._wanted.preset,
-            started=_iso(self._started),
-            finished=_iso(_now()),
+            started=folders.iso(self._started),
+            finished=folders.iso(folders.now()),
             system=system,
             runs=self._runs,
             notes=self._notes,
@@ -287,9 +268,12 @@ class _Work:
 
 def told(found: Saturation) -> str:
     """Say in a line how a sweep ended."""
-    if found.concurrency is None:
+    if found.outcome == "limit":
         return f"Not saturated: {found.reason}."
     speed = f" ({found.throughput:.1f} tokens/s)" if found.throughput is not None else ""
+    if found.outcome == "failed":
+        before = f" The most without: {found.concurrency}{speed}." if found.concurrency else ""
+        return f"Ended by failures, {found.reason.rstrip('.')}.{before}"
     return f"Saturated at {found.concurrency} requests in flight{speed}: {found.reason}."
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from appliance import deployment, paths
-from appliance.bench import systems
 from appliance.bench.arguments import Server
 from appliance.bench.client import COMMAND
 from appliance.config.model import Config
@@ -18,7 +17,9 @@ from appliance.engine import docker
 from appliance.errors import ApplianceError
 from appliance.inventory import document
 from appliance.jobs import container as jobs
-from appliance.lifecycle import running, smoke, state, supply
+from appliance.jobs import server as servers
+from appliance.jobs import systems
+from appliance.lifecycle import state, supply
 from appliance.lifecycle.up import Options, allot
 from appliance.plan import names
 from appliance.plan.model import Mount
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 
     from appliance.catalog.bench import Mode
     from appliance.jobs.container import Job
+    from appliance.jobs.server import Elsewhere
     from appliance.lifecycle.progress import Progress
     from appliance.plan.model import Container, Plan
-    from healthchecks import Target
 
 PURPOSE = "bench"
 # vllm/benchmarks/latency.py draws token ids below it, whatever the model has.
@@ -43,7 +44,6 @@ _UNKNOWN = (
     "Another server than this appliance: its image, versions, arguments, weights and machine are "
     "not known."
 )
-_LOOPBACK = ("http://127.", "http://localhost", "http://[::1]")
 
 
 @dataclass(frozen=True)
@@ -64,90 +64,26 @@ class Subject:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Elsewhere:
-    """Another server, as flags name it. `tokenizer` is a folder of this host."""
-
-    url: str
-    model: str | None = None
-    tokenizer: Path | None = None
-    key_file: Path | None = None
-
-
-@dataclass(frozen=True)
-class _Served:
-    """What a server says of the model that it is asked for."""
-
-    name: str
-    root: str | None
-    max_model_len: int | None
-
-
 def own(config: Config) -> Subject:
-    """Return this appliance's running server, as it was made.
-
-    Raises not-running, not-ready where it still loads, api-key-file, engine-failed,
-    engine-unreachable.
-    """
+    """Return this appliance's running server; raises what `server.own` raises."""
     _refuse_inside("a server is measured there with `--url`")
-    engine = docker.connect()
-    found = engine.container(config.name)
-    if found is None or not found.ours or not found.running:
-        raise ApplianceError("not-running", f"There is no running appliance {config.name}.")
-    target = running.target(found, config.timeouts.probe)
-    _require_answer(target, "It may be loading: see `appliance status`.")
-    served = _ask(target)
-    made = systems.container(found)
-    args = systems.serve_args(made.command)
-    system, notes = systems.running(config, engine, found, made, args)
+    found = servers.own(config)
     return Subject(
-        system,
-        jobs.beside(dataclasses.replace(made, image=found.image_id), PURPOSE, COMMAND),
-        Server(dict(made.environment)["HEALTHCHECKS_URL"], served.name, args[0]),
-        max_model_len=served.max_model_len,
-        max_num_seqs=systems.number(systems.value(args, "--max-num-seqs")),
-        notes=(*notes, *systems.caveats(system)),
+        found.system,
+        jobs.beside(found.container, PURPOSE, COMMAND),
+        Server(found.url, found.served.name, found.args[0]),
+        max_model_len=found.served.max_model_len,
+        max_num_seqs=systems.number(systems.value(found.args, "--max-num-seqs")),
+        notes=found.notes,
     )
 
 
 def _refuse_inside(what: str) -> None:
-    if paths.inside_image():
-        raise ApplianceError(
-            "engine-unreachable",
-            f"In the appliance image there is no Docker engine to ask: {what}.",
-            "Give the server: `appliance bench --url http://127.0.0.1:8000`; or use the launcher "
-            "on the host.",
-        )
-
-
-def _require_answer(target: Target, remedy: str) -> None:
-    if not running.answers(target):
-        raise ApplianceError("not-ready", f"The API at {target.url} does not answer.", remedy)
-
-
-def _ask(target: Target) -> _Served:
-    """Ask for the model; raises api-key-file where the key is refused, else not-ready."""
-    from healthchecks.client import Session
-    from healthchecks.errors import ProbeError
-
-    try:
-        with Session(target) as session:
-            name = session.model()
-            listed = session.get("/v1/models").json()
-    except ProbeError as error:
-        message = f"{target.url} does not name its model: {error}"
-        if "HTTP 401" in str(error) or "HTTP 403" in str(error):
-            raise ApplianceError(
-                "api-key-file",
-                message,
-                "Give the key that the server was started with: --api-key-file FILE at --url; "
-                "`appliance up` where this appliance's was written anew since.",
-            ) from error
-        raise ApplianceError("not-ready", message) from error
-    rows = listed.get("data", []) if isinstance(listed, dict) else []
-    roots = [row.get("root") for row in rows if row.get("id") == name.name]
-    root = roots[0] if roots and isinstance(roots[0], str) else None
-    return _Served(name.name, root, name.max_model_len)
+    servers.refuse_inside(
+        what,
+        "Give the server: `appliance bench --url http://127.0.0.1:8000`; or use the launcher "
+        "on the host.",
+    )
 
 
 def other(config: Config, wanted: Elsewhere, progress: Progress) -> Subject:
@@ -156,13 +92,12 @@ def other(config: Config, wanted: Elsewhere, progress: Progress) -> Subject:
     Raises api-key-file, config-invalid, input-invalid, not-ready, and what getting the image
     raises.
     """
+    _require_tokenizer(wanted.tokenizer)
     key_file = wanted.key_file
     own_key = Path(names.API_KEY_FILE)
-    if key_file is None and paths.inside_image() and wanted.url.startswith(_LOOPBACK):
+    if key_file is None and paths.inside_image() and servers.is_loopback(wanted.url):
         key_file = own_key if own_key.exists() else None
-    target = smoke.other(wanted.url, wanted.model, key_file, config.timeouts.probe)
-    _require_answer(target, "Name a server that runs, with `--url`.")
-    served = _ask(target)
+    target, served = servers.other(config, wanted, key_file)
     made = _measuring(config, progress)
     mounts = [mount for mount in made.mounts if mount.target != names.API_KEY_FILE]
     tokenizer = served.root or ""
@@ -187,6 +122,11 @@ def other(config: Config, wanted: Elsewhere, progress: Progress) -> Subject:
         max_model_len=served.max_model_len,
         notes=(_UNKNOWN,),
     )
+
+
+def _require_tokenizer(folder: Path | None) -> None:
+    if folder is not None and not folder.expanduser().is_dir():
+        raise ApplianceError("input-invalid", f"--tokenizer {folder} is no folder that exists.")
 
 
 def _measuring(config: Config, progress: Progress) -> Container:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from appliance.results.saturation import saturated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,10 +21,12 @@ THROUGHPUT = "output_throughput"
 class Saturation:
     """How a sweep ended. Throughputs in generated tokens a second.
 
-    `concurrency` is where more requests in flight stopped to pay, `None` where they did to the
-    end: then the sweep's limit is not the server's.
+    `saturated`: more requests in flight than `concurrency` did not pay. `failed`: with more,
+    requests failed, so where they stop to pay is not known. `limit`: they paid to the end, and
+    the sweep's limit is not the server's.
     """
 
+    outcome: Literal["saturated", "failed", "limit"]
     concurrency: int | None
     throughput: float | None
     reason: str
@@ -35,7 +39,8 @@ def levels(sweep: Sweep, max_num_seqs: int | None) -> list[int]:
     """
     highest = min(sweep.highest, 2 * max_num_seqs) if max_num_seqs else sweep.highest
     found = [2**power for power in range(highest.bit_length()) if 2**power <= highest]
-    return found if found[-1] == highest or max_num_seqs else [*found, highest]
+    # The last one that was asked for, unless it is far beyond what the server takes at a time.
+    return found if found[-1] == highest or highest < sweep.highest else [*found, highest]
 
 
 def point(load: Load, sweep: Sweep, concurrency: int) -> Load:
@@ -54,14 +59,19 @@ def over(runs: Sequence[BenchRun], sweep: Sweep) -> Saturation | None:
     last = runs[-1]
     if last.error or last.metrics.get("failed"):
         what = last.error or f"{last.metrics['failed']:g} requests failed"
-        return _at(runs[:-1], f"At {_flight(last)} requests in flight: {what}")
-    if len(runs) < 2:  # noqa: PLR2004
+        reason = f"at {_flight(last)} requests in flight: {what}"
+        if len(runs) == 1:
+            return Saturation("failed", None, None, reason)
+        return _at("failed", runs[-2], reason)
+    speeds = [run.metrics.get(THROUGHPUT, 0) for run in runs]
+    place = saturated(speeds, sweep.least_gain)
+    if place is None:
         return None
     gain = _gain(runs[-2], last)
-    if gain >= sweep.least_gain:
-        return None
     change = f"{gain:+.1%}".replace("%", " %")
-    return _at(runs[:-1], f"{_flight(last)} requests in flight bring {change} tokens/s")
+    return _at(
+        "saturated", runs[place], f"{_flight(last)} requests in flight bring {change} tokens/s"
+    )
 
 
 def unsaturated(runs: Sequence[BenchRun]) -> Saturation | None:
@@ -70,13 +80,11 @@ def unsaturated(runs: Sequence[BenchRun]) -> Saturation | None:
         return None
     change = f"{_gain(runs[-2], runs[-1]):+.1%}".replace("%", " %")
     reason = f"{_flight(runs[-1])} requests in flight still bring {change} tokens/s"
-    return Saturation(None, None, reason)
+    return Saturation("limit", None, None, reason)
 
 
-def _at(runs: Sequence[BenchRun], reason: str) -> Saturation:
-    if not runs:
-        return Saturation(None, None, reason)
-    return Saturation(_flight(runs[-1]), runs[-1].metrics.get(THROUGHPUT), reason)
+def _at(outcome: Literal["saturated", "failed"], run: BenchRun, reason: str) -> Saturation:
+    return Saturation(outcome, _flight(run), run.metrics.get(THROUGHPUT), reason)
 
 
 def _flight(run: BenchRun) -> int | None:

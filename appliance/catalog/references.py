@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from appliance import yamlfile
+from appliance.catalog import evaluation
 from appliance.catalog.load import DATA
 from appliance.errors import ApplianceError
 from appliance.results import files
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
 def _references() -> Mapping[str, Mapping[str, Any]]:
     content: Mapping[str, Mapping[str, Any]] = yamlfile.read(DATA / "references.yaml")
     return content
+
+
+@lru_cache
+def _evalscope() -> Mapping[str, Mapping[str, Any]]:
+    content: Mapping[str, Mapping[str, Any]] = yamlfile.read(DATA / "evalscope.yaml")
+    return content
+
+
+def asked_by_default(dataset: str) -> dict[str, Any]:
+    """Return evalscope's own --dataset-args of a dataset, as far as they are known."""
+    found = {**_evalscope()["any"], **_evalscope().get(dataset, {})}
+    known = evaluation.defaults().datasets.get(dataset)
+    return {**found, "subset_list": list(known.subsets)} if known else found
 
 
 def names() -> tuple[str, ...]:

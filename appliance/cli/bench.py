@@ -10,7 +10,7 @@ import typer
 
 from appliance.cli import options
 from appliance.cli.options import ConfigFile, Json, Override
-from appliance.cli.run import complain, guarded, stop_on_signals
+from appliance.cli.run import complain, guarded, interruptible, stop_on_signals
 
 if TYPE_CHECKING:
     from appliance.bench.run import Outcome
@@ -86,7 +86,7 @@ def bench(
         Optional[Path],  # noqa: UP045
         typer.Option(help="File with the API key for --url."),
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Most seconds for each run.", min=1)] = 7200.0,
+    timeout: Annotated[float, options.seconds("Most seconds for each run.")] = 7200.0,
     output_dir: Annotated[
         Path, typer.Option("--output-dir", "-o", metavar="DIR", help="Where results are kept.")
     ] = Path("results"),
@@ -102,10 +102,10 @@ def bench(
     """Measure throughput and latency with vLLM's own benchmarks, and keep the result."""
     from appliance.bench import run
     from appliance.bench.arguments import Changes
-    from appliance.bench.subject import Elsewhere
     from appliance.compare.run import compare as compared
     from appliance.compare.run import find
     from appliance.errors import ApplianceError
+    from appliance.jobs.server import Elsewhere
     from appliance.lifecycle.progress import Progress
 
     stop_on_signals()
@@ -119,18 +119,17 @@ def bench(
         num_iters=num_iters,
         seed=seed,
     )
-    if url is None and (model or tokenizer or api_key_file):
+    if url is None and (model, tokenizer, api_key_file) != (None, None, None):
         message = "--model, --tokenizer and --api-key-file are of the server at --url."
-        raise ApplianceError("input-invalid", message)
-    elsewhere = Elsewhere(url, model, tokenizer, api_key_file) if url else None
+        raise ApplianceError("usage", message)
+    elsewhere = Elsewhere(url, model, api_key_file, tokenizer) if url is not None else None
     wanted = run.Wanted(preset, changes, elsewhere, output_dir, timeout)
     # What there is nothing to compare with is known before it is measured.
     references = [find(name, run.stub(preset)) for name in compare or ()]
     progress = Progress()
-    try:
-        outcome = run.perform(options.load(config, overrides).config, wanted, progress)
-    finally:
-        progress.stop()
+    loaded = options.load(config, overrides).config
+    with interruptible("Nothing was measured yet.", "Run it again.", progress.stop):
+        outcome = run.perform(loaded, wanted, progress)
     _show(outcome, [compared(outcome.result, one) for one in references], as_json=as_json)
     if (error := outcome.error) is not None:
         complain(error)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from appliance.bench.run import told
 from appliance.cli import run as cli
+from appliance.report.numbers import clean
 
 if TYPE_CHECKING:
     from appliance.bench.run import Outcome
@@ -67,16 +68,16 @@ def table(outcome: Outcome) -> None:
     for title in _titles(mode):
         shown.add_column(title, justify="right")
     for run in runs:
-        shown.add_row(run.label, *(["failed"] if run.error else _cells(run)))
+        shown.add_row(clean(run.label), *(["failed"] if run.error else _cells(run)))
     console = Console(width=None if Console().is_terminal else WIDTH)
     console.print(shown)
     if mode == "serve":
         print("Times in ms: mean/median/99th percentile.")
     if outcome.saturation is not None:
-        print(f"\n{told(outcome.saturation)}")
+        print(f"\n{clean(told(outcome.saturation))}")
     for note in outcome.result.notes:
         if outcome.saturation is None or note != told(outcome.saturation):
-            print(f"note: {note}")
+            print(f"note: {clean(note)}")
     print(f"\n{outcome.file}")
 
 

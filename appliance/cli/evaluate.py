@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from appliance.cli import options
+from appliance.cli.compare_view import WIDTH
 from appliance.cli.options import ConfigFile, Json, Override
-from appliance.cli.run import complain, document, guarded, stop_on_signals
+from appliance.cli.run import complain, document, guarded, interruptible, stop_on_signals
 from appliance.errors import ApplianceError
 
 if TYPE_CHECKING:
     from appliance.evaluate.run import Outcome
     from appliance.results.model import Result
-
-# What is wrapped for people where the output is no terminal: as in show.py.
-WIDTH = 110
 
 
 @guarded
@@ -67,13 +65,14 @@ def evaluate(
         Optional[Path],  # noqa: UP045
         typer.Option(
             metavar="DIR",
-            help="Folder with a folder a dataset, instead of ModelScope: copies of the hub's, or "
-            "gsm8k/main/{test,train}.jsonl, bbh/SUBSET.json, omni_bench/data/train-*.parquet.",
+            help="Folder with a folder a dataset, instead of ModelScope and a network: copies of "
+            "the hub's, or gsm8k/main/{test,train}.jsonl, bbh/SUBSET.json, omni_bench/data/"
+            "train-*.parquet.",
         ),
     ] = None,
     timeout: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(min=1.0, help="Seconds for one answer [default: 7200]."),
+        options.seconds("Seconds for one answer [default: 7200]."),
     ] = None,
     ignore_errors: Annotated[
         bool, typer.Option("--ignore-errors", help="Leave out questions that fail.")
@@ -113,9 +112,9 @@ def evaluate(
     An interrupted evaluation goes on where it stopped when the same command is given again.
     """
     from appliance.compare.run import find
-    from appliance.evaluate.job import Elsewhere
     from appliance.evaluate.run import perform, stub
     from appliance.evaluate.work import Wanted
+    from appliance.jobs.server import Elsewhere
     from appliance.lifecycle.progress import Progress
 
     stop_on_signals()
@@ -143,10 +142,10 @@ def evaluate(
     elsewhere = Elsewhere(url, model, api_key_file) if url is not None else None
     progress = Progress()
     loaded = options.load(config, overrides).config
-    try:
+    same = "The same command without --fresh" if fresh else "The same command"
+    remedy = f"What was answered is kept. {same} goes on from there."
+    with interruptible("There is no result yet.", remedy, progress.stop):
         outcome = perform(loaded, wanted, elsewhere, progress)
-    finally:
-        progress.stop()
     _show(outcome, references, as_json=as_json)
     if outcome.error is not None:
         sys.stdout.flush()
@@ -193,9 +192,11 @@ def _show(outcome: Outcome, references: list[Result], *, as_json: bool) -> None:
             told["comparisons"] = [comparison.as_dict() for comparison in comparisons]
         document(told)
         return
+    from appliance.report.numbers import clean
+
     _table(outcome.result)
     for note in outcome.result.notes:
-        _item(note)
+        _item(clean(note))
     if comparisons:
         from appliance.cli.compare_view import comparison_table
 
@@ -212,6 +213,7 @@ def _table(result: Result) -> None:
     from rich.table import Table
 
     from appliance.compare.intervals import share
+    from appliance.report.numbers import clean
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for title in ("Dataset", "Metric", "Subset"):
@@ -223,11 +225,11 @@ def _table(result: Result) -> None:
         known = row.num > 0 and 0 <= row.score <= 1
         estimate = share(row.score, row.num) if known else None
         interval = f"{estimate.low:.3f} to {estimate.high:.3f}" if estimate else ""
-        cells = (row.dataset, row.metric, row.subset, str(row.num), f"{row.score:.4f}", interval)
-        table.add_row(*cells)
+        names = (clean(name) for name in (row.dataset, row.metric, row.subset))
+        table.add_row(*names, str(row.num), f"{row.score:.4f}", interval)
     width = None if sys.stdout.isatty() else WIDTH
     console = Console(width=width, highlight=False, markup=False, emoji=False)
-    console.print(f"{result.system.model.id}, {_sampled(result)}")
+    console.print(clean(f"{result.system.model.id}, {_sampled(result)}"))
     console.print(table)
 
 

@@ -84,10 +84,10 @@ def offline(
         typer.Option(help="Seed of what is drawn, for each request."),
     ] = None,
     stall_timeout: Annotated[
-        float, typer.Option(help="Seconds until an engine that makes no step is given up.", min=1)
+        float, options.seconds("Seconds until an engine that makes no step is given up.")
     ] = 600.0,
     fetch_timeout: Annotated[
-        float, typer.Option(help="Seconds for fetching one medium from its URL.", min=1)
+        float, options.seconds("Seconds for fetching one medium from its URL.")
     ] = 60.0,
     config: ConfigFile = None,
     overrides: Override = None,

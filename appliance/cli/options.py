@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -30,6 +30,21 @@ Output = Annotated[
     typer.Option("--output", "-o", help="Write to a file instead of stdout."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that differs.")]
+
+# A week: longer, or not a number, would be no limit.
+MOST_SECONDS = 7 * 24 * 3600.0
+
+
+def seconds(text: str) -> Any:
+    """Return the option of a time that has an end."""
+    return typer.Option(help=text, min=1.0, max=MOST_SECONDS, callback=_finite)
+
+
+def _finite(value: float | None) -> float | None:
+    # Of what is not a number, every comparison is false: also Typer's own.
+    if value is not None and not value <= MOST_SECONDS:
+        raise typer.BadParameter(f"{value} is no number of seconds.")
+    return value
 
 
 def load(config: Path | None, overrides: list[str] | None) -> Loaded:

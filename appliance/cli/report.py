@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -77,14 +79,14 @@ def report(
 
 def _material(results: list[Path], references: list[str]) -> Material:
     """Read everything, and compare every result with every reference of its kind."""
-    from appliance.compare.run import compare, find
+    from appliance.compare.run import compare, read
     from appliance.report.view import Material
     from appliance.results import files
 
     own = [files.read(path) for path in results]
     found, comparisons = [], []
     for name in references:
-        pairs = [(one, find(name, one)) for one in own]
+        pairs = [(one, read(name, one)) for one in own]
         # Where none is of its kind, comparing the first says so.
         alike = [pair for pair in pairs if pair[0].kind == pair[1].kind] or pairs[:1]
         comparisons += [compare(one, other) for one, other in alike]
@@ -105,7 +107,23 @@ def _write(text: str, file: Path, *, force: bool) -> bool:
             return False
         if old is not None and not force:
             raise ApplianceError("file-differs", f"{file} exists and differs.")
-        file.write_text(text, encoding="utf-8")
+        _replace(text, file)
     except OSError as error:
         raise ApplianceError("file-not-written", f"{file}: {error.strerror}.") from error
     return True
+
+
+def _replace(text: str, file: Path) -> None:
+    """Write a file whole or not at all: what was there stays until the new one is complete."""
+    if file.exists() and not file.is_file():
+        # Such as a terminal: it has no name to give away.
+        file.write_text(text, encoding="utf-8")
+        return
+    file = file.resolve()
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.new")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(file)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
@@ -13,10 +14,11 @@ import typer
 from appliance.errors import ApplianceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_LONGEST = 10_000
 
 
 def stop_on_signals() -> None:
@@ -61,6 +63,20 @@ def guarded(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
+@contextmanager
+def interruptible(state: str, remedy: str, tidy: Callable[[], None]) -> Iterator[None]:
+    """Say what Ctrl-C means for the work in the block, whose container ends with it.
+
+    `tidy` is called at the end, however that comes.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise ApplianceError("interrupted", f"Interrupted. {state}", remedy) from None
+    finally:
+        tidy()
+
+
 def _fail(error: ApplianceError, *, as_json: bool) -> NoReturn:
     if as_json:
         document(error.as_dict())
@@ -70,7 +86,12 @@ def _fail(error: ApplianceError, *, as_json: bool) -> NoReturn:
 
 def complain(error: ApplianceError) -> None:
     """Tell people of an error: what, why, and what next."""
-    print(f"\nerror [{error.id}] {error.message}\n  next: {error.remedy}", file=sys.stderr)
+    from appliance.report.numbers import clean
+
+    text = f"error [{error.id}] {error.message}\n  next: {error.remedy}"
+    # Part of it may be what a server or a model said, and steer a terminal.
+    lines = [clean(line, _LONGEST) for line in text.split("\n")]
+    print("\n".join(["", *lines]), file=sys.stderr)
 
 
 def document(value: Any) -> None:

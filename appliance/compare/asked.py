@@ -7,6 +7,7 @@ what one compares, and is listed, not refused.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ _ASKED = {
     "input_len": "input length",
     "output_len": "output length",
     "request_rate": "request rate",
-    "max_concurrency": "concurrency limit",
     "batch_size": "batch size",
 }
 # What a number of these changes is how long the run is, unless they all come at a rate or the
@@ -33,15 +33,40 @@ _BESIDE = {
     "temperature": "temperature",
     "ignore_eos": "ignore_eos",
 }
-_NONE = {"request_rate": "all at once", "max_concurrency": "no limit"}
+_NONE = {"request_rate": "all at once"}
 UNTOLD = "not told"
 
 
 def key(run: BenchRun) -> tuple[Any, ...]:
     """Return what tells whether two runs asked the same."""
     asked = run.parameters
-    count = asked.num_prompts if asked.request_rate is not None else None
-    return (run.mode, *(getattr(asked, name) for name in _ASKED), count)
+    count = asked.num_prompts if _rate(asked) is not None else None
+    return (
+        run.mode,
+        *(_asked(asked, name) for name in _ASKED),
+        in_flight(asked) if run.mode == "serve" else None,
+        count,
+    )
+
+
+def _rate(asked: BenchParameters) -> float | None:
+    rate = asked.request_rate
+    return None if rate is None or math.isinf(rate) else rate
+
+
+def _asked(asked: BenchParameters, name: str) -> Any:
+    return _rate(asked) if name == "request_rate" else getattr(asked, name)
+
+
+def in_flight(asked: BenchParameters) -> int | None:
+    """Return how many requests are in flight at most; `None` for no limit but the arrivals.
+
+    There are never more than there are prompts: all at once, their number is the load.
+    """
+    limit, count = asked.max_concurrency, asked.num_prompts
+    if _rate(asked) is not None:
+        return None if limit is None or limit >= (count or math.inf) else limit
+    return min((one for one in (limit, count) if one is not None), default=None)
 
 
 def forbidding(own: BenchRun, reference: BenchRun) -> list[str]:
@@ -49,10 +74,18 @@ def forbidding(own: BenchRun, reference: BenchRun) -> list[str]:
     found = []
     if own.mode != reference.mode:
         found.append(f"mode {own.mode} against {reference.mode}")
-    found += _differences(own.parameters, reference.parameters, _ASKED)
+    mine, theirs = own.parameters, reference.parameters
+    found += _differences(mine, theirs, _ASKED)
+    if _rate(mine) is None and _rate(theirs) is None:
+        if own.mode == "serve" and in_flight(mine) != in_flight(theirs):
+            words = [_word(in_flight(one)) for one in (mine, theirs)]
+            found.append(f"requests in flight {words[0]} against {words[1]}")
+    elif _rate(mine) == _rate(theirs) and in_flight(mine) != in_flight(theirs):
+        words = [_word(in_flight(one), "no limit") for one in (mine, theirs)]
+        found.append(f"concurrency limit {words[0]} against {words[1]}")
     # With a rate, their number decides how long the load lasts, and how much piles up.
-    if own.parameters.request_rate is not None:
-        found += _differences(own.parameters, reference.parameters, {"num_prompts": "prompts"})
+    if _rate(mine) is not None:
+        found += _differences(mine, theirs, {"num_prompts": "prompts"})
     return found
 
 
@@ -72,7 +105,7 @@ def _differences(
 ) -> list[str]:
     found = []
     for name, word in names.items():
-        mine, theirs = getattr(own, name), getattr(reference, name)
+        mine, theirs = _asked(own, name), _asked(reference, name)
         if mine != theirs:
             none = _NONE.get(name, UNTOLD)
             found.append(f"{word} {_word(mine, none)} against {_word(theirs, none)}")

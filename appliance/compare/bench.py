@@ -3,9 +3,13 @@
 What makes which figures meaningless, and what only stands beside them:
 
 - Another question (asked.py), another model, or a run that failed: nothing is comparable.
-- Requests that failed, on either side: only the share of answered ones is. Latencies are those
-  of the requests that survived, and a server that drops its slow half would look fast.
-- Arrivals that limit both (arrivals.py): no throughput is. Latencies are: the load is equal.
+- Many requests that failed, on either side: only the share of answered ones is. Latencies are
+  those of the requests that survived, and a server that drops its slow half would look fast.
+  Where a few failed, intervals have room for whatever those would have shown.
+- Arrivals that limit both (arrivals.py): no throughput is, unless they differ by more than
+  arrivals do by chance. Latencies are: the load is equal.
+- Requests that came at random, and waited for each other: latencies are not, for other
+  arrivals would have given others. Where the seed is the same, so are the arrivals.
 - Other numbers of generated tokens a request, where a model may stop early: whatever counts
   requests is not; what counts tokens, or is per token, is.
 - Other numbers of prompt tokens, as with another chat template: the time to the first token
@@ -23,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from appliance.compare import arrivals, asked, intervals, latency, metrics
 from appliance.compare.arrivals import number
-from appliance.compare.model import Group, Interval, Row, Verdict
+from appliance.compare.model import CONFIDENCE, Group, Interval, Row, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +41,13 @@ if TYPE_CHECKING:
 NOISE = 0.05
 # Counts of tokens that differ by no more are of the same requests, tokenised twice.
 _SAME_TOKENS = 0.05
+# Of so many requests some may have failed: more change the load.
+_MOST_LOST = 0.05
+# Figures without samples, and without a deviation: from which ratio on they are taken to differ.
+# For a middle, and for a quantile of the slowest.
+_GROSS = 1.3
+_GROSS_TAIL = 2.0
+_TAIL = 0.9
 _PER_REQUEST = {"request_throughput", "requests_per_second", "request_goodput"}
 _TIMES = {"duration", "elapsed_time"}
 _PROMPT_TOKENS = {"total_token_throughput", "tokens_per_second"}
@@ -47,7 +58,7 @@ def group(own: BenchRun, reference: BenchRun, other_model: str | None) -> Group:
     names = {*own.metrics, *reference.metrics, metrics.SUCCESS}
     pair = _Pair(own, reference, other_model)
     rows = [row for one in metrics.known(names) if (row := pair.row(one)) is not None]
-    caveats = asked.beside(own, reference) + ([] if pair.forbidden else pair.tokens)
+    caveats = asked.beside(own, reference) + ([] if pair.forbidden else pair.tokens + pair.few)
     return Group(own.label, reference.label, tuple(rows), tuple(caveats))
 
 
@@ -76,10 +87,19 @@ class _Pair:
         return f"Not the same was asked: {'; '.join(differences)}." if differences else None
 
     def _failed(self) -> str | None:
+        """Return, in words, that too many requests failed; a few are put beside the figures."""
+        self.lost = 0.0
+        self.few: list[str] = []
         for run, side in ((self.own, "of this run"), (self.reference, "of the reference")):
-            if failed := number(run, "failed"):
-                total = arrivals.requests(run)
-                return f"{failed:g} of {total:g} requests {side} failed: the rest is a selection."
+            lost, total = arrivals.lost(run), arrivals.requests(run) or 0
+            text = f"{round(lost * total)} of {total:g} requests {side} failed"
+            if lost > _MOST_LOST:
+                return f"{text}: the rest is a selection."
+            if lost:
+                self.lost += lost
+                self.few.append(
+                    f"{text}: the intervals take them to be among the slowest, or the fastest."
+                )
         return None
 
     def row(self, metric: Metric) -> Row | None:
@@ -90,6 +110,8 @@ class _Pair:
         if mine is None and theirs is None:
             return None
         why = self.forbidden or _absent(mine, theirs) or self.failed or self._other_work(metric)
+        if not why and min(mine or 0, theirs or 0) <= 0:
+            why = "A figure that is not above 0 is no measurement."
         if metric.family == "peak":
             why = why or "The largest of many moments: it has no interval, and no good direction."
         if why or mine is None or theirs is None:
@@ -118,68 +140,137 @@ class _Pair:
         if self.forbidden or mine is None or theirs is None:
             why = self.forbidden or "A side does not tell how many requests failed."
             return _row(metric, own, reference, "not-comparable", why)
-        low, high = intervals.difference(intervals.share(*mine), intervals.share(*theirs))
         lost = [f"{round(count * (1 - part))} of {count}" for part, count in (mine, theirs)]
         reason = f"Failed: {lost[0]} requests against {lost[1]}."
+        if min(own or 0, reference or 0) < 1:
+            reason += " Each that failed deserves a look, whatever the verdict."
+        if min(mine[1], theirs[1]) < intervals.FEWEST:
+            return _row(metric, own, reference, "not-comparable", f"{reason} Too few to judge.")
+        low, high = intervals.difference(intervals.share(*mine), intervals.share(*theirs))
         verdict = _verdict(metric, low, high)
-        if theirs[0] == 1 and mine[0] < 1:
-            # One request that fails is a defect, and no matter of chance.
-            return _row(metric, own, reference, "worse", reason)
         return _row(metric, own, reference, verdict, reason, Interval(low, high))
 
     def _throughput(self, metric: Metric, mine: float, theirs: float) -> Row:
-        own, reference = arrivals.load(self.own), arrivals.load(self.reference)
-        rate = self.own.parameters.request_rate
-        if own == reference == "limited":
-            reason = (
-                f"Limited by the arrival rate: at {rate:g} a second both kept up, and any "
-                "server that does shows this figure."
-            )
+        runs = (self.own, self.reference)
+        loads = (
+            arrivals.load(self.own, self.reference),
+            arrivals.load(self.reference, self.own),
+        )
+        counts = [count for run in runs if (count := arrivals.requests(run)) is not None]
+        if min(counts, default=intervals.FEWEST) < intervals.FEWEST:
+            reason = f"Too few requests to judge: {min(counts):g}."
             return _row(metric, mine, theirs, "not-comparable", reason)
-        if "unknown" in (own, reference):
+        if "unknown" in loads:
             reason = "It can't be told whether the arrival rate limited it."
             return _row(metric, mine, theirs, "not-comparable", reason)
-        noise = NOISE * abs(theirs)
+        noise = NOISE
+        if "free" not in loads and not arrivals.same(*runs):
+            # Where a server is behind, what limits it is itself, but for the odd idle moment.
+            limited = [run for run, load in zip(runs, loads, strict=True) if load == "limited"]
+            chance = max(map(arrivals.chance, limited), default=0.0)
+            noise = math.hypot(noise, intervals.Z * math.sqrt(2) * chance)
+        half = (noise + self.lost) * (mine + theirs) / 2
+        low, high = mine - theirs - half, mine - theirs + half
+        verdict = _verdict(metric, low, high)
         reason = f"A run has one throughput; that of two runs may differ by {100 * NOISE:.0f} %."
-        if "limited" in (own, reference) and rate:
-            seconds = arrivals.duration(self.reference) or math.inf
-            chance = intervals.Z * math.sqrt(2) * arrivals.deviation(self.reference) / seconds
-            noise = math.hypot(noise, chance * abs(theirs))
-            side = "The reference" if own == "limited" else "This run"
-            reason = f"{side} did not keep up with {rate:g} requests a second, the other side did."
-        elif own == reference == "behind" and rate:
-            reason += f" Neither kept up with {rate:g} requests a second."
-        low, high = mine - theirs - noise, mine - theirs + noise
-        return _row(
-            metric, mine, theirs, _verdict(metric, low, high), reason, Interval(low, high, None)
+        if loads != ("free", "free"):
+            reason = f"{self._took()} {reason}"
+        if loads == ("limited", "limited") and verdict == "same":
+            reason = (
+                f"Limited by the arrival rate: {self._took()} What is left of a difference "
+                "arrivals make by chance, and any server that keeps up shows such a figure."
+            )
+            return _row(metric, mine, theirs, "not-comparable", reason)
+        return _row(metric, mine, theirs, verdict, reason, Interval(low, high, None))
+
+    def _took(self) -> str:
+        """Return how long the runs took, beside their arrivals: who kept up, everyone can see."""
+        rate = self.own.parameters.request_rate or math.inf
+        count = arrivals.requests(self.own) or 0
+        mine, theirs = (arrivals.duration(run) or 0 for run in (self.own, self.reference))
+        return (
+            f"At {rate:g} a second {count:g} requests arrive in about {count / rate:.4g} s; this "
+            f"run took {mine:.4g} s, and the reference {theirs:.4g} s."
+        )
+
+    def _waited(self, metric: Metric) -> str | None:
+        """Return, in words, that chance had a hand in how long requests waited."""
+        runs = (self.own, self.reference)
+        if not all(map(arrivals.rated, runs)) or arrivals.same(*runs):
+            return None
+        waited = [latency.waited(metric, run, NOISE) for run in runs]
+        if not any(waited):
+            return None
+        behind = [
+            arrivals.load(run, other) == "behind"
+            for run, other in (runs, (self.reference, self.own))
+        ]
+        if waited == behind and not all(waited):
+            # One was above its limit, the other clearly below: that is no chance.
+            return None
+        return (
+            "Requests waited for each other, so other arrivals would have given other times. "
+            "The same --seed on both sides gives the same arrivals."
         )
 
     def _latency(self, metric: Metric, mine: float, theirs: float) -> Row:
+        why = latency.unusable(metric, self.own, self.reference) or self._waited(metric)
+        if why:
+            return _row(metric, mine, theirs, "not-comparable", why)
         found = latency.estimates(metric, self.own, self.reference)
         if found is None:
-            reason = (
-                "No samples, and no standard deviation, on either side: it has no interval."
-                if not latency.sampled(self.own, metric)
-                else "Too few samples for an interval, or none that give this figure."
-            )
-            return _row(metric, mine, theirs, "not-comparable", reason)
-        low, high = intervals.difference(found.own, found.reference, NOISE * abs(theirs))
+            return self._gross(metric, mine, theirs)
+        noise = NOISE * (mine + theirs) / 2
+        low, high = intervals.difference(found.own, found.reference, noise)
         verdict = _verdict(metric, low, high)
         reason = f"{found.basis} Two runs may differ by {100 * NOISE:.0f} %."
         ends = (found.own.high, found.reference.high, found.own.low, found.reference.low)
-        if not all(map(math.isfinite, ends)):
-            reason = f"{found.basis} {latency.unbounded(metric, found)}"
-            if verdict == "same":
-                # What is not bounded can't be said to be the same.
-                verdict = "not-comparable"
-        return _row(metric, mine, theirs, verdict, reason, _interval(low, high))
+        if not all(map(math.isfinite, ends)) and verdict == "same":
+            # What is not bounded can't be said to be the same.
+            verdict, reason = self._open(metric, found.basis)
+        confidence = None if found.assumed else CONFIDENCE
+        return _row(metric, mine, theirs, verdict, reason, _interval(low, high, confidence))
+
+    def _open(self, metric: Metric, basis: str) -> tuple[Verdict, str]:
+        """Return the verdict on a quantile that nothing bounds, and why."""
+        side = latency.tails(metric, self.own, self.reference, NOISE) if not self.lost else 0
+        if side:
+            words = ("this run", "the reference")
+            slow, fast = words if side > 0 else words[::-1]
+            reason = (
+                f"{basis} Nothing bounds it, but more requests of {slow} than chance allows were "
+                f"slower than the figure of {fast} and {100 * NOISE:.0f} %."
+            )
+            return "worse" if side > 0 else "better", reason
+        text = latency.unbounded(metric, self.own, self.reference)
+        return "not-comparable", f"{basis} {text}"
+
+    def _gross(self, metric: Metric, mine: float, theirs: float) -> Row:
+        """Return the verdict on two figures of which nothing tells how they spread."""
+        if self.lost:
+            reason = "Requests failed, and no samples tell how much that may hide."
+            return _row(metric, mine, theirs, "not-comparable", reason)
+        tail = isinstance(metric.statistic, float) and not 1 - _TAIL < metric.statistic < _TAIL
+        least = _GROSS_TAIL if tail else _GROSS
+        half = (least - 1) * min(mine, theirs)
+        low, high = mine - theirs - half, mine - theirs + half
+        verdict = _verdict(metric, low, high)
+        reason = (
+            "Neither side has samples or a standard deviation: a difference of less than "
+            f"{100 * (least - 1):.0f} % is taken to be nothing that can be told."
+        )
+        if verdict == "same" and abs(mine - theirs) > NOISE * (mine + theirs) / 2:
+            verdict = "not-comparable"
+        return _row(metric, mine, theirs, verdict, reason, Interval(low, high, None))
 
 
 def _answered(run: BenchRun) -> tuple[float, int] | None:
-    answered, failed = number(run, "completed"), number(run, "failed")
-    if answered is None or failed is None or answered + failed < 1:
+    """Return the share of requests that were answered, and of how many; `None` if untold."""
+    answered, total = number(run, "completed"), arrivals.requests(run)
+    untold = number(run, "failed") is None and run.parameters.num_prompts is None
+    if answered is None or not total or untold or answered < 0:
         return None
-    return answered / (answered + failed), round(answered + failed)
+    return answered / total, round(total)
 
 
 def _other_count(own: BenchRun, reference: BenchRun, name: str) -> str | None:
@@ -207,8 +298,9 @@ def _verdict(metric: Metric, low: float, high: float) -> Verdict:
     return "better" if (low > 0) == (metric.good == "higher") else "worse"
 
 
-def _interval(low: float, high: float) -> Interval:
-    return Interval(low if math.isfinite(low) else None, high if math.isfinite(high) else None)
+def _interval(low: float, high: float, confidence: float | None) -> Interval:
+    ends = [end if math.isfinite(end) else None for end in (low, high)]
+    return Interval(ends[0], ends[1], confidence)
 
 
 def _row(

@@ -129,6 +129,47 @@ def quantile(blocks: Sequence[Sequence[float]], at: float, count: int | None = N
     )
 
 
+def without(
+    found: Estimate, blocks: Sequence[Sequence[float]], at: float | None, lost: float
+) -> Estimate:
+    """Return an estimate of all requests where a share of them is lost.
+
+    A quantile (`at`) is that of the rest where those lost were all slower, or all faster. For a
+    mean they are taken to be as fast as the fastest and as slow as the slowest that is known.
+    """
+    if lost <= 0:
+        return found
+    if at is None:
+        values = [value for block in blocks for value in block]
+        low = (1 - lost) * found.low + lost * min(values)
+        high = (1 - lost) * found.high + lost * max(values)
+        return Estimate(found.value, min(low, found.value), max(high, found.value))
+    below, above = (at - lost) / (1 - lost), at / (1 - lost)
+    return Estimate(
+        found.value,
+        quantile(blocks, below).low if below > 0 else -math.inf,
+        quantile(blocks, above).high if above < 1 else math.inf,
+    )
+
+
+def heavier(own: Sequence[float], reference: Sequence[float], at: float, noise: float) -> bool:
+    """Tell whether the upper end of one sample is beyond that of another, by more than chance.
+
+    That is so where more values than chance allows are above the other one's quantile, and
+    a share of noise: of the largest values of both together too few are the other one's
+    (exactly, and in one direction at half of 5 %). It bounds no quantile.
+    """
+    place = at_share(sorted(reference), at)
+    few = sum(value > place for value in reference)
+    many = sum(value > place * (1 + noise) for value in own)
+    drawn = few + many
+    total = math.comb(len(own) + len(reference), drawn)
+    chance = sum(
+        math.comb(len(reference), k) * math.comb(len(own), drawn - k) for k in range(few + 1)
+    )
+    return many > 0 and chance / total <= (1 - CONFIDENCE) / 2
+
+
 def at_share(values: Sequence[float], at: float) -> float:
     """Return a quantile of sorted values as numpy's percentile does: linearly in between."""
     position = at * (len(values) - 1)

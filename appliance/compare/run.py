@@ -30,6 +30,16 @@ def against(own: Result, reference: str) -> Comparison:
 def find(reference: str, own: Result) -> Result:
     """Return what a result is to be compared with; raises result-invalid.
 
+    That it is of another kind is told here, before anything is measured.
+    """
+    found = read(reference, own)
+    _one_kind(own, found)
+    return found
+
+
+def read(reference: str, own: Result) -> Result:
+    """Return the same, which may be of another kind; raises result-invalid.
+
     Names of the catalog go before files: `./guide` is the file.
     """
     if reference in references.names():
@@ -43,12 +53,7 @@ def find(reference: str, own: Result) -> Result:
 
 def compare(own: Result, reference: Result) -> Comparison:
     """Compare two results of one kind; raises result-invalid where they are of two."""
-    if own.kind != reference.kind:
-        raise ApplianceError(
-            "result-invalid",
-            f"{own.name} is a result of `{own.kind}`, and {reference.name} one of "
-            f"`{reference.kind}`: they have nothing in common.",
-        )
+    _one_kind(own, reference)
     if own.kind == "eval":
         scores = accuracy.compare(own, reference)
         groups: list[Group] = [scores.group]
@@ -64,10 +69,22 @@ def compare(own: Result, reference: Result) -> Comparison:
         reference.name,
         reference.source,
         tuple(_with_flaws(group, reference.flaws) for group in groups),
-        tuple(asked.systems(own.system, reference.system)),
+        (
+            *asked.systems(own.system, reference.system),
+            *(f"Of {own.name}: {flaw.text}" for flaw in own.flaws),
+        ),
         tuple(flaw.text for flaw in reference.flaws),
         *only,
     )
+
+
+def _one_kind(own: Result, reference: Result) -> None:
+    if own.kind != reference.kind:
+        raise ApplianceError(
+            "result-invalid",
+            f"{own.name} is a result of `{own.kind}`, and {reference.name} one of "
+            f"`{reference.kind}`: they have nothing in common.",
+        )
 
 
 def _names(runs: Iterable[BenchRun]) -> tuple[str, ...]:

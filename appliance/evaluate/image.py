@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from appliance import paths
-from appliance.engine import images
+from appliance.engine import docker, images
 from appliance.errors import ApplianceError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from appliance.engine.docker import Engine
@@ -49,21 +51,23 @@ def ensure(builder: Builder, image: str, image_id: str) -> str:
         if found is None:
             raise ApplianceError(
                 "not-a-checkout",
-                f"The image {name} is not here and can't be built here.",
-                f"Build it from a clone, or bring it: docker save {name}, then docker load.",
+                f"evalscope's image {name} is not here, and only a clone of the project can build "
+                "it.",
+                f"Run `appliance eval` in a clone; or bring the image from a host that has it: "
+                f"docker save {name}, then docker load.",
             )
         return name
     wanted = _hash(root, image_id)
     if found is not None and found.labels.get(images.LABEL_CONTEXT) == wanted:
         return name
     images.refuse_full_disk(engine, BUILD_BYTES)
-    below = _named(engine, image, image_id, f"{name}-base")
-    arguments = {
-        "APPLIANCE_IMAGE": below,
-        "ENVIRONMENT_BASE": _base(engine, image_id) or below,
-        "CONTEXT_HASH": wanted,
-    }
-    builder.buildx(root / DOCKERFILE, root, name, arguments)
+    with _named(engine, image, image_id, f"{name}-base") as below:
+        arguments = {
+            "APPLIANCE_IMAGE": below,
+            "ENVIRONMENT_BASE": _base(engine, image_id) or below,
+            "CONTEXT_HASH": wanted,
+        }
+        builder.buildx(root / DOCKERFILE, root, name, arguments)
     if found is not None:
         engine.discard(found.id)
     return name
@@ -76,13 +80,23 @@ def _hash(root: Path, image_id: str) -> str:
     return digest.hexdigest()
 
 
-def _named(engine: Engine, image: str, image_id: str, otherwise: str) -> str:
-    """Return a name of the image with this id: builds take no id."""
+@contextmanager
+def _named(engine: Engine, image: str, image_id: str, otherwise: str) -> Iterator[str]:
+    """Give a name of the image with this id, for as long as it is built on: builds take no id."""
     found = engine.image(image)
     if found is not None and found.id == image_id:
-        return image
+        yield image
+        return
+    left = engine.image(otherwise)
     engine.tag(image_id, otherwise)
-    return otherwise
+    try:
+        yield otherwise
+    finally:
+        with suppress(ApplianceError), docker.translated():
+            # The image itself stays: a container runs from it, or the new one is made of it.
+            engine.client.api.remove_image(otherwise, force=True)
+        if left is not None and left.id != image_id:
+            engine.discard(left.id)
 
 
 def _base(engine: Engine, image_id: str) -> str | None:

@@ -6,14 +6,14 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from appliance import deployment, paths
-from appliance.bench import subject as subjects
+from appliance import deployment
 from appliance.engine import docker, images
-from appliance.errors import ApplianceError
 from appliance.evaluate import image as evaluation
-from appliance.jobs.container import Job, name_of
-from appliance.lifecycle import running, smoke, supply
+from appliance.jobs import server as servers
+from appliance.jobs.container import Job, name_of, network_of
+from appliance.lifecycle import supply
 from appliance.plan import names
 from appliance.plan.model import Container, Healthcheck, Mount, Tmpfs
 from appliance.results.model import Model, System
@@ -22,6 +22,7 @@ from appliance.version import __version__
 
 if TYPE_CHECKING:
     from appliance.config.model import Config
+    from appliance.jobs.server import Elsewhere
     from appliance.lifecycle.progress import Progress
 
 PURPOSE = "eval"
@@ -44,15 +45,6 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """Another server, as flags name it; without a model the first that it lists."""
-
-    url: str
-    model: str | None = None
-    key_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -79,12 +71,10 @@ class Subject:
 
 def refuse_inside() -> None:
     """Raise engine-missing in the appliance image, which has no way to evaluate."""
-    if paths.inside_image():
-        raise ApplianceError(
-            "engine-missing",
-            "In the appliance image there is neither evalscope nor a Docker engine to run it.",
-            "Run `appliance eval` with the launcher on the host; `--url` names another server.",
-        )
+    servers.refuse_inside(
+        "evalscope runs in a container of its own",
+        "Run `appliance eval` with the launcher on the host; `--url` names another server.",
+    )
 
 
 def find(config: Config, elsewhere: Elsewhere | None, progress: Progress) -> Subject:
@@ -94,16 +84,15 @@ def find(config: Config, elsewhere: Elsewhere | None, progress: Progress) -> Sub
 
 def own(config: Config) -> Subject:
     """Return this appliance's running server."""
-    found = subjects.own(config)
-    server, made = found.server, found.job.container
-    assert server is not None  # noqa: S101 (only an engine of its own has none)
+    found = servers.own(config)
+    made = found.container
     return Subject(
         system=found.system,
-        url=server.url,
-        model=server.model,
+        url=found.url,
+        model=found.served.name,
         image=found.system.image or made.image,
         image_id=made.image,
-        network=found.job.network,
+        network=network_of(made),
         # Another image, model or argument is another server; a container made anew is not.
         identity=[found.system.image_id, found.system.serve_args],
         mounts=tuple(mount for mount in made.mounts if mount.target == names.API_KEY_FILE),
@@ -114,24 +103,13 @@ def own(config: Config) -> Subject:
 
 def other(config: Config, wanted: Elsewhere, progress: Progress) -> Subject:
     """Return another server, which is asked from the host's network, where its URL holds."""
-    from healthchecks.client import Session
-    from healthchecks.errors import ProbeError
-
-    target = smoke.other(wanted.url, wanted.model, wanted.key_file, config.timeouts.probe)
-    if not running.answers(target):
-        raise ApplianceError("not-ready", f"The API at {target.url} does not answer.")
-    try:
-        with Session(target) as session:
-            model = session.model().name
-    except ProbeError as error:
-        message = f"{target.url} does not name its model: {error}"
-        raise ApplianceError("not-ready", message) from error
+    target, served = servers.other(config, wanted, wanted.key_file)
     plan = deployment.sources(config).image
     image_id = supply.image(docker.connect(), config, plan, progress)
     return Subject(
-        system=System(model=Model(id=model), launcher=__version__, url=target.base_url),
+        system=System(model=Model(id=served.name), launcher=__version__, url=target.base_url),
         url=target.base_url,
-        model=model,
+        model=served.name,
         image=plan.reference,
         image_id=image_id,
         network="host",
@@ -198,7 +176,7 @@ def variables(config: Config, subject: Subject, *, local: bool) -> dict[str, str
         return {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "NO_PROXY": "*", "no_proxy": "*"}
     found = images.proxies(config)
     # A proxy must see neither the questions nor the key.
-    host = subject.url.partition("://")[2].partition("/")[0].rpartition(":")[0]
+    host = urlsplit(subject.url).hostname
     direct = ",".join(filter(None, (found.get("NO_PROXY"), "127.0.0.1", "localhost", "::1", host)))
     return {**found, "NO_PROXY": direct, "no_proxy": direct}
 

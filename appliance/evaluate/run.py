@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from appliance.catalog import evaluation as catalog
@@ -15,21 +15,28 @@ from appliance.errors import ApplianceError
 from appliance.evaluate import job as jobs
 from appliance.evaluate import local, scores, work
 from appliance.evaluate.scores import Told
+from appliance.jobs import folder as folders
 from appliance.jobs import process
 from appliance.results import files
 from appliance.results.model import Model, Result, System
 
 if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
     from appliance.config.model import Config
-    from appliance.evaluate.job import Elsewhere, Subject
+    from appliance.evaluate.job import Subject
     from appliance.evaluate.work import Questions, Wanted
     from appliance.jobs.process import Process
+    from appliance.jobs.server import Elsewhere
     from appliance.lifecycle.progress import Progress
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # evalscope's own files, below this folder of the result's.
 RAW = "evalscope"
 ANSWERS = "answers.jsonl"
+# How often evalscope asks a question before it gives up, each time as long as --timeout says.
+TRIES = 6
 
 
 @dataclass(frozen=True)
@@ -70,21 +77,38 @@ def perform(
 ) -> Outcome:
     """Evaluate, and write what came of it; raises `ApplianceError`."""
     jobs.refuse_inside()
-    started = _now()
-    defaults = catalog.defaults()
-    asked = work.questions(wanted, defaults)
-    folder = _folder(wanted, asked, started)
-    datasets = jobs.absolute(wanted.dataset_dir)
+    asked = work.questions(wanted, catalog.defaults())
+    name = _name(wanted, asked)
+    # Where it can't be made is told before hours of questions.
+    with folders.own(wanted.output, name, exactly=wanted.name is not None) as folder:
+        return _perform(_Order(config, wanted, elsewhere, asked, folder), progress)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is to be done."""
+
+    config: Config
+    wanted: Wanted
+    elsewhere: Elsewhere | None
+    asked: Questions
+    folder: Path
+
+
+def _perform(order: _Order, progress: Progress) -> Outcome:
+    config, asked, defaults = order.config, order.asked, catalog.defaults()
+    started = folders.now()
+    datasets = jobs.absolute(order.wanted.dataset_dir)
     layouts = {}
     if datasets is not None:
         layouts = local.layouts(datasets, asked.subsets(defaults), defaults.datasets)
-    subject = jobs.find(config, elsewhere, progress)
+    subject = jobs.find(config, order.elsewhere, progress)
     image = jobs.image(config, subject, progress)
     files_seen = local.fingerprint(datasets, asked.datasets) if datasets else None
-    order = {
+    line = {
         "task": asked.task(subject.url, subject.model),
         "run": work.key(asked, [subject.identity, subject.model], files_seen),
-        "fresh": wanted.fresh,
+        "fresh": order.wanted.fresh,
         "local": layouts,
         "api_key": subject.key,
         "variables": jobs.variables(config, subject, local=datasets is not None),
@@ -94,44 +118,28 @@ def perform(
     progress.begin("datasets", ", ".join(asked.datasets))
     task = jobs.job(config, subject, image, datasets)
     with process.started(task, listener.on_line) as running:
-        running.send(json.dumps(order))
-        try:
-            listener.listen(running)
-        except KeyboardInterrupt:
-            progress.stop()
-            progress.note("  What was answered is kept: the same command goes on from there.")
-            raise
-        result = _result(folder.name, started, subject, asked, told)
-        outcome = Outcome(result, folder, scores.unscored(told))
+        running.send(json.dumps(line))
+        listener.listen(running, config.timeouts.ready + TRIES * asked.timeout)
+        result = _result(order.folder.name, started, subject, asked, told)
+        outcome = Outcome(result, order.folder, scores.unscored(told))
         _write(outcome, told)
         if outcome.error is None:
             # Else the same command asks only those again that failed.
             running.send("kept")
-            running.wait()
+            with suppress(ApplianceError):  # What counts is here.
+                running.wait()
     return outcome
 
 
-def _folder(wanted: Wanted, asked: Questions, started: datetime) -> Path:
-    """Return where the result goes; raises where it could not, before hours of questions."""
+def _name(wanted: Wanted, asked: Questions) -> str:
+    """Return the name of the result's folder; raises input-invalid."""
     only = f"{asked.datasets[0]}-" if len(asked.datasets) == 1 else ""
-    name = wanted.name or f"eval-{only}{started:%Y%m%d-%H%M%S}"
+    name = wanted.name or f"eval-{only}{folders.now():%Y%m%d-%H%M%S}"
     if not _NAME.fullmatch(name):
         raise ApplianceError(
             "input-invalid", f"--name {name} is no file name of letters, digits, '.', '_' and '-'."
         )
-    folder = wanted.output / name
-    if (folder / files.NAME).exists():
-        raise ApplianceError(
-            "file-differs", f"{folder / files.NAME} is there already.", "Choose another --name."
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.rmdir()
-    except OSError as error:
-        if not folder.is_dir():
-            message = f"{folder} can't be made: {error.strerror}."
-            raise ApplianceError("file-not-written", message) from error
-    return folder
+    return name
 
 
 class _Listener:
@@ -149,9 +157,12 @@ class _Listener:
         if self._began is None:
             self._progress.detail(line)
 
-    def listen(self, running: Process) -> None:
-        """Take in all until the evaluation is done; raises job-failed and what else ended it."""
-        for line in running.lines():
+    def listen(self, running: Process, patience: float) -> None:
+        """Take in all until the evaluation is done; raises job-failed and what else ended it.
+
+        It may be silent for `patience` seconds.
+        """
+        for line in running.lines(patience, "The evaluation"):
             event = json.loads(line)
             kind = event.pop("event")
             if kind == "done":
@@ -223,8 +234,9 @@ class _Listener:
         return ApplianceError(
             "dataset-missing",
             f"A dataset could not be fetched from ModelScope. {text}",
-            "Check the network and the proxy. Or fetch it elsewhere and name the folder with "
-            f"`--dataset-dir DIR`:\n    {lines}",
+            "Check the network and the proxy: even what was fetched before is looked up there. "
+            f"Without a network, fetch it elsewhere and name the folder with `--dataset-dir DIR`:"
+            f"\n    {lines}",
         )
 
 
@@ -244,8 +256,8 @@ def _result(name: str, started: datetime, subject: Subject, asked: Questions, to
     return Result(
         kind="eval",
         name=name,
-        started=_iso(started),
-        finished=_iso(_now()),
+        started=folders.iso(started),
+        finished=folders.iso(folders.now()),
         system=system,
         evaluation=asked.settings(told.evalscope),
         scores=scores.rows(told, media),
@@ -257,7 +269,6 @@ def _write(outcome: Outcome, told: Told) -> None:
     """Write the raw files, and the document last: where it is, all of it is."""
     folder = outcome.folder
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for path, text in told.files.items():
             # What it is called in the container decides nothing about where it goes but this.
             file = folder / RAW / PurePosixPath(path).name
@@ -269,11 +280,3 @@ def _write(outcome: Outcome, told: Told) -> None:
         message = f"{folder} can't be written: {error.strerror}."
         raise ApplianceError("file-not-written", message) from error
     files.write(outcome.result, outcome.file)
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -104,7 +104,8 @@ def unscored(told: Told) -> dict[str, int]:
     for dataset, subsets in told.asked.items():
         report = dict(told.reports()).get(dataset)
         scored = max((metric["num"] for metric in report["metrics"]), default=0) if report else 0
-        if lost := sum(row["num"] for row in subsets.values()) - scored:
+        lost = sum(row["num"] for row in subsets.values()) - scored
+        if lost > 0:
             found[dataset] = lost
     return found
 

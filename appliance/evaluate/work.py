@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from appliance.diagnose.redact import Redactor
 from appliance.errors import ApplianceError
 from appliance.results.model import EvalSettings
 
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from appliance.catalog.evaluation import Defaults
     from appliance.results.model import Modality
 
-ALL = "all"
+# Names of datasets are names of folders too, here and in the container.
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,10 @@ class Questions:
         return EvalSettings(
             evalscope=evalscope,
             generation=dict(self.generation),
-            dataset_args={name: dict(value) for name, value in self.dataset_args.items()},
+            # The operator's own arguments may hold a login, and results are passed on.
+            dataset_args=Redactor().document(
+                {name: dict(value) for name, value in self.dataset_args.items()}
+            ),
             batch_size=self.batch_size,
             limit=self.limit,
         )
@@ -122,20 +128,53 @@ def questions(wanted: Wanted, defaults: Defaults) -> Questions:
 
 
 def _check(wanted: Wanted, names: tuple[str, ...], defaults: Defaults) -> None:
-    if not all(names) or len(set(names)) != len(names):
-        raise _invalid(f"--datasets names nothing, or something twice: {', '.join(names)}.")
-    if any(not isinstance(value, dict) for value in wanted.dataset_args.values()):
-        raise _invalid("--dataset-args must give an object for each dataset.")
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise _invalid(f"--datasets: {name!r} is no name of a dataset.")
+    if len(set(names)) != len(names):
+        raise _invalid(f"--datasets names something twice: {', '.join(names)}.")
     for word in wanted.subsets:
         dataset, _, subset = word.partition("/")
-        known = defaults.datasets.get(dataset)
         if dataset not in names or not subset:
             raise _invalid(f"--subset {word} is no DATASET/SUBSET of {', '.join(names)}.")
-        if known is not None and subset not in known.subsets:
-            raise _invalid(f"{dataset} has no subset {subset}. It has: {', '.join(known.subsets)}.")
-    for dataset in wanted.dataset_args:
+        _check_subsets(dataset, [subset], defaults)
+    for dataset, value in wanted.dataset_args.items():
         if dataset not in names:
             raise _invalid(f"--dataset-args is about {dataset}, which is not asked.")
+        _check_args(dataset, value, defaults)
+    _check_media(wanted, names, defaults)
+
+
+def _check_args(dataset: str, args: Any, defaults: Defaults) -> None:
+    """Check what of evalscope's own arguments is read here too; the rest is evalscope's."""
+    if not isinstance(args, dict):
+        raise _invalid("--dataset-args must give an object for each dataset.")
+    if not isinstance(args.get("extra_params", {}), dict):
+        raise _invalid(f"--dataset-args: extra_params of {dataset} is no object.")
+    if "subset_list" in args:
+        _check_subsets(dataset, args["subset_list"], defaults)
+
+
+def _check_subsets(dataset: str, subsets: Any, defaults: Defaults) -> None:
+    if not isinstance(subsets, list) or not subsets or not all(map(_is_text, subsets)):
+        raise _invalid(f"--dataset-args: subset_list of {dataset} is no list of names.")
+    known = defaults.datasets.get(dataset)
+    for subset in subsets:
+        if known is not None and subset not in known.subsets:
+            raise _invalid(f"{dataset} has no subset {subset}. It has: {', '.join(known.subsets)}.")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _check_media(wanted: Wanted, names: tuple[str, ...], defaults: Defaults) -> None:
+    """Refuse flags that would be without effect."""
+    for flag, value in (("use_image", wanted.use_image), ("use_audio", wanted.use_audio)):
+        having = [name for name, known in defaults.datasets.items() if flag in known.media]
+        if value is not None and not set(having) & set(names):
+            option = f"--{'' if value else 'no-'}{flag.replace('_', '-')}"
+            raise _invalid(f"{option} is of {', '.join(having)}, which is not asked.")
 
 
 def _dataset_args(

@@ -2,7 +2,7 @@
 
 `python3 -m appliance.inside.client SETTINGS bench …`, where SETTINGS is a JSON object:
 
-- `"sound": {"seconds", "count", "seed"}` has the chat backend of `vllm bench serve` add a sound of
+- `"sound": {"seconds", "seed"}` has the chat backend of `vllm bench serve` add a sound of
   its own to every request, by way of vLLM's public table of backends. (vLLM's own dataset
   `custom_audio` needs pandas, which serving does not, is not in every release, and can't be had
   together with images and videos.)
@@ -21,7 +21,6 @@ import random
 import re
 import sys
 import wave
-from collections import deque
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,37 +31,35 @@ if TYPE_CHECKING:
 # vLLM sends images by a backend of this name alone, so the sounds go the same way.
 BACKEND = "openai-chat"
 SAMPLE_RATE = 16000
-
-
-def sound(seconds: float, seed: str) -> str:
-    """Return a WAV file in base64: noise, 16 kHz, mono, the same for the same seed."""
-    # Noise is no speech, but the model's work depends on a sound's length alone.
-    noise = random.Random(seed).randbytes(2 * round(seconds * SAMPLE_RATE))  # noqa: S311
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(SAMPLE_RATE)
-        writer.writeframes(noise)
-    return base64.b64encode(file.getvalue()).decode()
+# Of a WAV file, and of the samples that are a sound's own: together they fill base64's threes.
+HEAD_BYTES, OWN_BYTES = 44, 10
 
 
 class Sounds:
-    """Sounds to send, each once. They are made before, so that no request waits for them."""
+    """WAV files of noise, 16 kHz and mono, for requests: the same ones for the same seed.
 
-    def __init__(self, seconds: float, count: int, seed: int) -> None:
-        """Make so many of them."""
-        self._seconds = seconds
-        self._seed = seed
-        self._made = deque(sound(seconds, f"{seed} {number}") for number in range(count))
-        self._next = count
+    Noise is no speech, but the model's work depends on a sound's length alone. Only the first
+    samples differ from one to the next, which is enough to be in nobody's cache; to make and
+    hold each one whole would take gigabytes, or the time of requests.
+    """
+
+    def __init__(self, seconds: float, seed: int) -> None:
+        """Make the part that they share."""
+        self._draw = random.Random(seed)  # noqa: S311
+        file = io.BytesIO()
+        with wave.open(file, "wb") as writer:
+            writer.setnchannels(1)
+            writer.setsampwidth(2)
+            writer.setframerate(SAMPLE_RATE)
+            writer.writeframes(self._draw.randbytes(2 * round(seconds * SAMPLE_RATE)))
+        whole = file.getvalue()
+        self._head = whole[:HEAD_BYTES]
+        self._rest = base64.b64encode(whole[HEAD_BYTES + OWN_BYTES :]).decode()
 
     def take(self) -> dict[str, Any]:
         """Return the next one, as a part of a chat message."""
-        if not self._made:  # A release that sends one request more, as a trial.
-            self._made.append(sound(self._seconds, f"{self._seed} {self._next}"))
-            self._next += 1
-        data = {"data": self._made.popleft(), "format": "wav"}
+        first = base64.b64encode(self._head + self._draw.randbytes(OWN_BYTES)).decode()
+        data = {"data": first + self._rest, "format": "wav"}
         return {"type": "input_audio", "input_audio": data}
 
 

@@ -65,8 +65,13 @@ def beside(planned: Container, purpose: str, command: tuple[str, ...]) -> Job:
     It keeps devices and driver: vLLM's command line loads torch_npu, which does not import
     without the driver, whether or not it then computes anything.
     """
-    network = "host" if planned.network == "host" else f"container:{planned.name}"
-    return Job(_one_off(planned, f"{planned.name}-{purpose}", command, planned.mounts), network)
+    name = f"{planned.name}-{purpose}"
+    return Job(_one_off(planned, name, command, planned.mounts), network_of(planned))
+
+
+def network_of(planned: Container) -> str:
+    """Return the network in which a running appliance is reached as from within."""
+    return "host" if planned.network == "host" else f"container:{planned.name}"
 
 
 def _one_off(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from appliance.engine.docker import translated
+from appliance.errors import ApplianceError
 
 if TYPE_CHECKING:
     from appliance.engine.docker import Engine
@@ -12,28 +14,47 @@ if TYPE_CHECKING:
     from appliance.plan.model import Container
 
 
-def create(engine: Engine, job: Job, *, claims: bool) -> None:
+def busy(name: str) -> ApplianceError:
+    """Return the error of a container that another launcher has."""
+    return ApplianceError(
+        "busy",
+        f"The container {name} is at work already.",
+        f"Wait for it, or end it: docker stop {name}",
+    )
+
+
+def create(engine: Engine, job: Job, *, claims: bool) -> str:
     """Make the container, with an open stdin and no log; the engine removes it when it ends.
 
-    `claims` says to other appliances that its dies are taken. Raises engine-failed,
-    engine-unreachable.
+    `claims` says to other appliances that its dies are taken. Returns its id. Raises busy where
+    another launcher was faster, engine-failed, engine-unreachable.
     """
+    try:
+        with translated():
+            return _create(engine, job, claims=claims)
+    except ApplianceError as error:
+        if getattr(error.__cause__, "status_code", None) == HTTPStatus.CONFLICT:
+            raise busy(job.name) from error
+        raise
+
+
+def _create(engine: Engine, job: Job, *, claims: bool) -> str:
     it = job.container
     api = engine.client.api
-    with translated():
-        api.create_container(
-            it.image,
-            list(it.command),
-            name=it.name,
-            environment=dict(it.environment),
-            labels=it.labels() if claims else None,
-            stdin_open=True,
-            stop_signal=it.stop_signal,
-            stop_timeout=it.stop_timeout,
-            runtime=it.runtime,
-            healthcheck={"test": ["NONE"]},
-            host_config=api.create_host_config(**_host(it), network_mode=job.network),
-        )
+    made = api.create_container(
+        it.image,
+        list(it.command),
+        name=it.name,
+        environment=dict(it.environment),
+        labels=it.labels() if claims else None,
+        stdin_open=True,
+        stop_signal=it.stop_signal,
+        stop_timeout=it.stop_timeout,
+        runtime=it.runtime,
+        healthcheck={"test": ["NONE"]},
+        host_config=api.create_host_config(**_host(it), network_mode=job.network),
+    )
+    return str(made["Id"])
 
 
 def _host(it: Container) -> dict[str, Any]:

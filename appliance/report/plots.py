@@ -6,12 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from appliance.catalog.bench import presets
 from appliance.compare import intervals
 from appliance.compare.arrivals import number
 from appliance.compare.bench import NOISE
 from appliance.compare.intervals import at_share
 from appliance.report import charts, numbers
 from appliance.report.charts import Chart, Series, Share, Words
+from appliance.results.saturation import saturated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -114,12 +116,17 @@ def sweeps(result: Result) -> Iterator[Sweep]:
 
 
 def saturation(points: Sequence[tuple[float, float]]) -> int:
-    """Return the first point from which more load gives no more than noise.
+    """Return the first point from which more load does not pay; the last where it does.
 
-    It is the lowest load with a throughput within `NOISE` of the highest.
+    The rule is the one by which `bench` ends a sweep.
     """
-    highest = max(value for _, value in points)
-    return next(place for place, (_, y) in enumerate(points) if y >= highest * (1 - NOISE))
+    place = saturated([value for _, value in points], _least_gain())
+    return len(points) - 1 if place is None else place
+
+
+def _least_gain() -> float:
+    rules = presets()["sweep"].sweep
+    return NOISE if rules is None else rules.least_gain
 
 
 def _sweeps(results: Sequence[Result]) -> Iterator[Figure]:
@@ -186,7 +193,7 @@ def _saturated(sweep: Sweep) -> str:
         )
     return (
         f"{sweep.name}: saturated at {numbers.plain(level)} {AXES[sweep.axis]}: {figure}, and no "
-        f"higher load gives {100 * NOISE:.0f} % more."
+        f"higher load gives {100 * _least_gain():.0f} % more."
     )
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import reprlib
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 # What `bench` and `eval` call the document in a run's folder.
 NAME = "result.json"
 # A sweep of hundreds of runs with all their samples is some 100 MB; more is no result.
-LARGEST_BYTES = 1_000_000_000
+LARGEST_BYTES = 200_000_000
 _FAULTS = 5
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 # Which part of the document stands where, for the keys that are known there.
@@ -45,7 +46,11 @@ def read(path: Path) -> Result:
     """Read a result document, or the one in a run's folder; raises result-invalid."""
     file = path / NAME if path.is_dir() else path
     try:
-        if file.stat().st_size > LARGEST_BYTES:
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode):
+            # A pipe would be waited for, and a device may never end.
+            raise _invalid(file, "it is no regular file")
+        if found.st_size > LARGEST_BYTES:
             raise _invalid(file, "it is larger than any result")
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -77,7 +82,7 @@ def checked(content: Any, origin: str) -> Result:
     version = content.get("schema_version")
     if version is None:
         raise _invalid(origin, "it has no `schema_version`: it is no result of this program")
-    if version != SCHEMA:
+    if version != SCHEMA or isinstance(version, bool):
         raise _invalid(
             origin, f"its schema_version is {version!r:.40}, and this version reads {SCHEMA}"
         )

@@ -6,15 +6,18 @@ take the same form, with what their page does not tell left out.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
 
 SCHEMA = 1
 
 Weights = Literal["real", "dummy", "unknown"]
 Modality = Literal["text", "image", "audio", "video", "mixed"]
 Mode = Literal["serve", "latency", "throughput"]
+# A measured number: no text that looks like one.
+Number = Annotated[float, Strict()]
 
 
 class _Part(BaseModel):
@@ -85,6 +88,11 @@ class BenchParameters(_Part):
     temperature: float | None = None
     ignore_eos: bool | None = None
 
+    @field_validator("request_rate")
+    @classmethod
+    def _all_at_once(cls, rate: float | None) -> float | None:
+        return None if rate is not None and math.isinf(rate) else rate
+
 
 class BenchRun(_Part):
     """One run of `vllm bench`, under vLLM's own names of the metrics.
@@ -101,8 +109,8 @@ class BenchRun(_Part):
     parameters: BenchParameters
     # The arguments after `vllm`.
     command: list[str] = Field(default_factory=list)
-    metrics: dict[str, float] = Field(default_factory=dict)
-    samples: dict[str, list[float]] = Field(default_factory=dict)
+    metrics: dict[str, Number] = Field(default_factory=dict)
+    samples: dict[str, list[Number]] = Field(default_factory=dict)
     # Why there are no metrics.
     error: str | None = None
 
@@ -124,7 +132,7 @@ class EvalScore(_Part):
     metric: str
     subset: str
     num: int = Field(ge=0)
-    score: float
+    score: Number
     category: str | None = None
     # Which media the questions came with; empty for text alone, `None` for unknown.
     modalities: list[Modality] | None = None

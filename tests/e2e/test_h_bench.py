@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from appliance.bench import arguments
-from appliance.bench.arguments import Server
+from appliance.bench.arguments import Changes, Server
+from appliance.bench.run import Wanted, perform
 from appliance.catalog.bench import presets
+from appliance.config import load as configuration
+from appliance.lifecycle.progress import Progress
 from appliance.results import files
 from tests.e2e.conftest import NAME, ROOT, docker, execute, wait_until
 
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 
 JOB = f"{NAME}-bench"
 SECRET = "sk-bench-6c1f2f4d9e0b7a35"  # noqa: S105 (planted, to be looked for)
-FEW = ("--num-prompts", "10", "--request-rate", "5")
+FEW = ("--num-prompts", "10", "--request-rate", "10")
 # What `vllm bench serve` of 0.23 writes of a run, less its settings and its samples.
 METRICS = {
     "duration", "completed", "failed", "total_input_tokens", "total_output_tokens",
@@ -70,7 +74,7 @@ def test_the_guides_benchmark(guide: tuple[dict[str, Any], Result]) -> None:
     assert run.metrics.keys() == METRICS
     assert (run.metrics["completed"], run.metrics["failed"]) == (10, 0)
     assert run.metrics["total_output_tokens"] == 1280
-    assert (run.parameters.num_prompts, run.parameters.request_rate) == (10, 5)
+    assert (run.parameters.num_prompts, run.parameters.request_rate) == (10, 10)
     assert run.error is None
     assert JOB not in containers()
 
@@ -113,35 +117,20 @@ def test_it_is_compared_with_the_guide(guide: tuple[dict[str, Any], Result]) -> 
     assert comparison["counts"]["better"] == comparison["counts"]["worse"] == 0
 
 
-def test_people_see_a_table_and_the_way_there(served: Served) -> None:
-    done = served.cli.run("bench", *FEW, "--output-len", "4")
-    assert done.returncode == 0, done.stderr
-    assert "TTFT" in done.stdout
-    assert "result.json" in done.stdout
-    assert "small test model" in done.stdout
-    assert "[run]" in done.stderr
-
-
 # The other presets
 
 
-def test_a_sweep_of_two_points(served: Served) -> None:
-    document = served.cli.json(
-        "bench", "--preset", "sweep", "--num-prompts", "4", "--output-len", "16",
-        "--max-concurrency", "2",
-    )  # fmt: skip
-    result = read(document, served.cli)
-    assert [run.label for run in result.runs] == ["concurrency 1", "concurrency 2"]
-    assert [run.metrics["completed"] for run in result.runs] == [4, 8]
-    assert all(run.metrics.keys() == METRICS for run in result.runs)
-    assert document["saturation"]["reason"]
-
-
-def test_every_modality(served: Served) -> None:
-    document = served.cli.json(
-        "bench", "--preset", "multimodal", "--num-prompts", "2", "--output-len", "8"
-    )
-    result = read(document, served.cli)
+def test_every_modality(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The preset's own media, without its warm-ups: each would start vLLM's client once more."""
+    preset = presets()["multimodal"]
+    loads = tuple(dataclasses.replace(load, warm_up=0) for load in preset.loads)
+    cold = {**presets(), "multimodal": dataclasses.replace(preset, loads=loads)}
+    monkeypatch.setattr(arguments, "presets", lambda: cold)
+    settings = [f"{key}={value}" for key, value in served.cli.settings.items()]
+    config = configuration.load(None, {}, settings).config
+    changes = Changes(num_prompts=2, output_len=8)
+    wanted = Wanted("multimodal", changes, output=served.cli.state / "results")
+    result = perform(config, wanted, Progress(quiet=True)).result
     found = {run.label: run for run in result.runs}
     assert set(found) == {"image", "audio", "video", "mixed"}
     for label, run in found.items():
@@ -176,22 +165,6 @@ def test_latency_needs_a_vocabulary(served: Served) -> None:
     error = json.loads(done.stdout)["error"]
     assert (done.returncode, error["id"]) == (96, "input-invalid")
     assert "10000 different tokens" in error["message"]
-
-
-def test_latency_with_an_engine_of_its_own(served: Served) -> None:
-    wider = json.dumps({"thinker_config": {"text_config": {"vocab_size": 10240}}})
-    extra = json.dumps(["--load-format", "dummy", "--hf-overrides", wider])
-    document = served.cli.json(
-        "bench", "--preset", "latency", "--num-iters", "3", "--batch-size", "2",
-        "--output-len", "8", server__extra_args=extra,
-    )  # fmt: skip
-    result = read(document, served.cli)
-    [run] = result.runs
-    assert len(run.samples["latency_ms"]) == 3
-    mean = statistics.fmean(run.samples["latency_ms"])
-    assert run.metrics["avg_latency"] * 1000 == pytest.approx(mean)
-    assert result.system.model.weights == "dummy"
-    assert any("made up" in note for note in result.notes)
 
 
 # vLLM's own parsers
@@ -276,7 +249,7 @@ def test_inside_the_image_it_needs_no_network(served: Served) -> None:
 def test_inside_the_image_it_says_what_it_can_not_do(served: Served) -> None:
     del served
     done = execute(NAME, "appliance", "bench")
-    assert done.returncode == 71
+    assert done.returncode == 70
     assert "--url" in done.stderr
 
 
@@ -422,21 +395,26 @@ def results(cli: Cli) -> set[Path]:
 
 def test_what_a_sweep_measured_before_ctrl_c_is_kept(served: Served) -> None:
     cli, before = served.cli, results(served.cli)
-    words = ("bench", "--preset", "sweep", "--num-prompts", "4", "--output-len", "8")
+    words = ("bench", "--preset", "sweep", "--num-prompts", "4", "--output-len", "8", "--json")
     with cli.start(*words) as running:
         assert running.stderr is not None
         lines = []
         for line in running.stderr:
             lines.append(line)
-            if "concurrency 2, 8 prompts" in line:
+            if "concurrency 4, 16 prompts" in line:
                 os.killpg(running.pid, signal.SIGINT)
                 break
-        _, rest = running.communicate(timeout=60)
+        out, rest = running.communicate(timeout=60)
     assert running.returncode == 130, "".join(lines) + rest
+    assert any(line.startswith("[run]") for line in lines)
     [file] = results(cli) - before
+    told = json.loads(out)
+    assert (cli.state / told["file"], told["error"]["id"]) == (file, "interrupted")
     result = files.read(file)
-    assert [run.label for run in result.runs] == ["concurrency 1"]
-    assert result.notes[-1] == "Interrupted after 1 runs."
+    assert [run.label for run in result.runs] == ["concurrency 1", "concurrency 2"]
+    assert [run.metrics["completed"] for run in result.runs] == [4, 8]
+    assert all(run.metrics.keys() == METRICS for run in result.runs)
+    assert result.notes[-1] == "Interrupted after 2 runs."
     wait_until("the job is gone", 30, lambda: JOB not in containers())
 
 

@@ -105,7 +105,6 @@ def test_all_three_datasets_are_asked_with_no_way_out(
     ]
     assert result.scores[0].modalities == ["image", "audio"]
     assert len({row.questions_sha256 for row in result.scores}) == 5
-    # Each modality was really sent: the server has no files of its own.
     answers = (file.parent / "answers.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(answers) == 12
 
@@ -256,8 +255,8 @@ class Known(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def known_server() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Known)
+def known_server(handler: type[Known] = Known) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
@@ -266,6 +265,40 @@ def known_server() -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class Seeing(Known):
+    """Counts the media that come with questions, and answers each with the same letter."""
+
+    parts: list[list[str]] = []  # noqa: RUF012
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        content = [message["content"] for message in body["messages"]]
+        rows = [part for parts in content if isinstance(parts, list) for part in parts]
+        self.parts.append(sorted(row["type"] for row in rows if row["type"] != "text"))
+        message = {"role": "assistant", "content": "ANSWER: A"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+        head = {"id": "x", "object": "chat.completion", "created": 1, "model": "known"}
+        self.reply(200, {**head, "choices": [choice], "usage": usage})
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--use-audio"], ["image_url", "input_audio"]),
+        (["--no-use-image"], []),
+    ],
+)
+def test_each_modality_is_sent_with_each_question(
+    served: Served, tmp_path: Path, flags: list[str], expected: list[str]
+) -> None:
+    Seeing.parts.clear()
+    words = ["--datasets", "omni_bench", "--dataset-dir", DATA, "--limit", "2", *flags]
+    with known_server(Seeing) as url:
+        evaluate(served.cli, *words, "--url", url, "-o", str(tmp_path))
+    assert Seeing.parts == [expected] * 2
 
 
 def test_the_scores_are_those_of_the_answers(served: Served, tmp_path: Path) -> None:

@@ -21,21 +21,27 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from appliance.bench import arguments, figures, run, subject, sweep, systems
+from appliance.bench import arguments, figures, run, subject, sweep
 from appliance.bench import client as bench_client
 from appliance.bench.arguments import Changes, Server
 from appliance.bench.subject import Subject
 from appliance.catalog.bench import Load, Media, Sweep, presets
 from appliance.cli import bench as command
 from appliance.cli import bench_view
+from appliance.cli.run import complain
 from appliance.config.model import Config
 from appliance.engine.docker import ContainerState
 from appliance.errors import ERRORS, ApplianceError
 from appliance.inside import bench as inside
 from appliance.inside import client
 from appliance.inventory.model import Inventory
+from appliance.jobs import server, systems
+from appliance.jobs.kept import KeptError
+from appliance.jobs.server import Elsewhere, Served
 from appliance.lifecycle.progress import Progress
+from appliance.plan import names
 from appliance.plan.make import make
+from appliance.plan.model import Mount
 from appliance.results import files
 from appliance.results.model import BenchParameters, BenchRun, Model, System
 
@@ -107,7 +113,7 @@ def test_the_media_are_what_the_preset_says() -> None:
     assert limits == {"image": 1, "video": 1}
     assert value(found["audio"].arguments, "--dataset-name") == "random"
     for label in ("audio", "mixed"):
-        assert found[label].client == {"sound": {"seconds": 10, "count": 32, "seed": 7}}
+        assert found[label].client == {"sound": {"seconds": 10, "seed": 7}}
     assert found["image"].client is None
     for order in found.values():
         assert value(order.arguments, "--endpoint") == "/v1/chat/completions"
@@ -214,6 +220,10 @@ def level(concurrency: int, throughput: float, **more: Any) -> BenchRun:
         (256, 4, [1, 2, 4, 8]),
         (256, 100, [1, 2, 4, 8, 16, 32, 64, 128]),
         (4, 100, [1, 2, 4]),
+        # What was asked for is measured, unless that is far beyond the server.
+        (100, 256, [1, 2, 4, 8, 16, 32, 64, 100]),
+        (8, 4, [1, 2, 4, 8]),
+        (9, 4, [1, 2, 4, 8]),
     ],
 )
 def test_the_points_of_a_sweep(highest: int, most: int | None, expected: list[int]) -> None:
@@ -242,7 +252,7 @@ def test_a_sweep_goes_on_while_more_requests_bring_more_tokens() -> None:
 
 def test_a_sweep_ends_where_they_bring_none() -> None:
     for last, change in ((312.0, "+4.0 %"), (290.0, "-3.3 %")):
-        end = sweep.over([level(4, 290), level(8, 300), level(16, last)], RULES)
+        end = sweep.over([level(4, 250), level(8, 300), level(16, last)], RULES)
         assert end is not None
         assert (end.concurrency, end.throughput) == (8, 300)
         assert change in end.reason
@@ -252,8 +262,11 @@ def test_a_sweep_ends_where_they_bring_none() -> None:
 def test_a_sweep_ends_where_requests_fail() -> None:
     end = sweep.over([level(1, 100), level(2, 190, metrics={"failed": 3.0})], RULES)
     assert end is not None
-    assert end.concurrency == 1
-    assert "At 2 requests in flight: 3 requests failed" in end.reason
+    assert (end.outcome, end.concurrency) == ("failed", 1)
+    assert run.told(end) == (
+        "Ended by failures, at 2 requests in flight: 3 requests failed. "
+        "The most without: 1 (100.0 tokens/s)."
+    )
     end = sweep.over([level(1, 0, error="no answer")], RULES)
     assert end is not None
     assert end.concurrency is None
@@ -299,6 +312,14 @@ def test_samples_are_of_the_answered_requests_in_their_order() -> None:
     assert samples["e2el_ms"] == pytest.approx([1100.0, 250.0])
 
 
+def test_a_request_that_came_to_nothing_is_no_sample() -> None:
+    """As vLLM has one that it never got to: neither tokens, nor times, nor an error."""
+    columns = {"ttfts": [0.5, 0.0, 0.0], "itls": [[], [], []], "output_lens": [1, 0, 1]}
+    samples = answered({**RAW, **columns, "errors": ["", "", ""]}).samples
+    assert samples["ttft_ms"] == [500.0, 0.0]
+    assert len(samples["e2el_ms"]) == 2
+
+
 def test_requests_that_fail_are_counted_with_their_reason() -> None:
     assert figures.failures(RAW) == "1 requests failed, the first with: Service Unavailable"
     assert figures.failures({**RAW, "failed": 0}) is None
@@ -313,6 +334,27 @@ def test_a_server_that_refuses_all_is_an_error() -> None:
     )
     assert refused.metrics == {"completed": 0, "failed": 3}
     assert refused.samples == {}
+
+
+def test_what_a_server_says_can_not_steer_a_terminal(
+    measure: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = {**RAW, "errors": ["", "", "\x1b]0;owned\x07\x1b[2J no"]}
+    assert "\x1b" not in str(figures.failures(bad))
+    outcome, _ = measure("guide", {"raw": bad})
+    outcome.result.notes.append("\x1b[31m of the server")
+    bench_view.table(outcome)
+    complain(ApplianceError("job-failed", "first\n\x1b[2Jsecond"))
+    told = capsys.readouterr()
+    assert "\x1b" not in told.out + told.err
+    assert "first\n[2Jsecond" in told.err
+
+
+def test_a_command_with_the_operators_arguments_is_kept_without_secrets() -> None:
+    words = ["bench", "latency", "--hf-token", "hf_abcdefghijkl", "--seed", "0"]
+    found = figures.run("latency", "latency", ASKED, words, {"raw": {"avg_latency": 1.0}})
+    assert "hf_abcdefghijkl" not in json.dumps(found.command)
+    assert found.command[-2:] == ["--seed", "0"]
 
 
 def test_a_benchmark_that_fails_says_why() -> None:
@@ -353,6 +395,7 @@ class Answers:
         self.answers = itertools.chain(answers, itertools.repeat(answers[-1]))
         self.orders: list[Order] = []
         self.keys: list[str | None] = []
+        self.patience = 0.0
 
     def perform(self, order: Order, key: str | None, timeout: float) -> Any:
         assert timeout > 0
@@ -372,7 +415,8 @@ def measure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         fake = Answers(*answers)
 
         @contextmanager
-        def ready(*_: Any, **__: Any) -> Iterator[Answers]:
+        def ready(*_: Any, patience: float, **__: Any) -> Iterator[Answers]:
+            fake.patience = patience
             yield fake
 
         told = System(model=Model(id="tiny-omni", weights="real"), serve_args=["/models/it"])
@@ -404,6 +448,13 @@ def test_the_document_is_written_with_vllms_own_beside_it(measure: Any) -> None:
     assert found.command == list(fake.orders[0].arguments)
     assert found.parameters == arguments.parameters("serve", presets()["guide"].loads[0], 0)
     assert json.loads((outcome.folder / "guide.json").read_text())["completed"] == 2
+
+
+def test_the_container_has_its_time_to_get_ready(measure: Any) -> None:
+    from appliance.config.model import Timeouts
+
+    _, fake = measure("guide", {"raw": RAW})
+    assert fake.patience == Timeouts().ready
 
 
 def test_no_result_takes_the_place_of_another(measure: Any) -> None:
@@ -454,12 +505,31 @@ def test_a_sweep_is_saved_with_where_it_ended(measure: Any) -> None:
 
 def test_what_was_measured_before_an_interruption_is_kept(measure: Any, tmp_path: Path) -> None:
     good = {"raw": {**RAW, "failed": 0}}
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeptError) as told:
         measure("sweep", good, good, KeyboardInterrupt())
     [folder] = (tmp_path / "results").iterdir()
     document = files.read(folder)
     assert [found.label for found in document.runs] == ["concurrency 1"]
     assert document.notes[-1] == "Interrupted after 1 runs."
+    assert told.value.id == "interrupted"
+    assert told.value.as_dict()["file"] == str(folder / "result.json")
+    assert str(folder) in told.value.message
+    assert "appliance up" not in told.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("error", "id"), [(ApplianceError("job-failed", "gone"), "job-failed"), (KeyError(), "bug")]
+)
+def test_what_was_measured_before_a_failure_is_kept(
+    measure: Any,
+    error: Exception,
+    id: str,  # noqa: A002
+) -> None:
+    good = {"raw": {**RAW, "failed": 0}}
+    with pytest.raises(KeptError) as told:
+        measure("sweep", good, good, error)
+    assert told.value.id == id
+    assert files.read(told.value.file).notes[-1] == "Cut short after 1 runs."
 
 
 def test_an_interruption_before_anything_leaves_nothing(measure: Any, tmp_path: Path) -> None:
@@ -482,7 +552,7 @@ def test_a_place_that_can_not_be_written_is_told_before(measure: Any, tmp_path: 
 
 
 def test_a_preset_with_an_engine_of_its_own_asks_no_other_server() -> None:
-    elsewhere = subject.Elsewhere("http://127.0.0.1:1")
+    elsewhere = Elsewhere("http://127.0.0.1:1")
     with pytest.raises(ApplianceError, match="asks no --url"):
         run.perform(Config(), run.Wanted("latency", elsewhere=elsewhere), Progress(quiet=True))
 
@@ -592,12 +662,92 @@ def test_inside_the_image_a_server_has_to_be_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("APPLIANCE_INSIDE_IMAGE", "1")
     with pytest.raises(ApplianceError, match="no Docker engine") as told:
         subject.own(Config())
+    assert told.value.id == "engine-missing"
     assert "--url" in told.value.remedy
     with (
         pytest.raises(ApplianceError, match="no Docker engine"),
         subject.engine(Config(), "latency", Progress(quiet=True)),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1:8000", True),
+        ("http://localhost/v1", True),
+        ("http://[::1]:8000", True),
+        ("http://127.9.9.9", True),
+        ("http://127.evil.com", False),
+        ("http://localhost.evil.com", False),
+        ("http://127.0.0.1@evil.com/", False),
+        ("http://[::1", False),
+        ("http://10.0.0.1:8000", False),
+        ("127.0.0.1:8000", False),
+    ],
+)
+def test_only_this_machine_is_this_machine(url: str, *, expected: bool) -> None:
+    assert server.is_loopback(url) is expected
+
+
+SERVED = Served("m", "/models/it", 4096)
+
+
+def with_key() -> Container:
+    key = Mount("bind", "/host/key", names.API_KEY_FILE, read_only=True)
+    made = plan_of()
+    return dataclasses.replace(made, mounts=(*made.mounts, key))
+
+
+@pytest.fixture
+def another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Another server answers, and the container that is to measure it has this one's key."""
+    from healthchecks import Target
+
+    target = Target("http://127.0.0.1:9", "m", None, 1.0)
+    monkeypatch.setattr(server, "other", lambda *_: (target, SERVED))
+    monkeypatch.setattr(subject, "_measuring", lambda *_: with_key())
+    return tmp_path
+
+
+def test_another_server_gets_nothing_of_this_ones_key(another: Path) -> None:
+    wanted = Elsewhere("http://127.0.0.1:9", tokenizer=another)
+    found = subject.other(Config(), wanted, Progress(quiet=True))
+    targets = [mount.target for mount in found.job.container.mounts]
+    assert names.API_KEY_FILE not in targets
+    assert subject.TOKENIZER in targets
+    assert (found.key, found.job.network) == ("", "host")
+
+
+def test_a_tokenizer_that_is_no_folder_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+    wanted = Elsewhere("http://127.0.0.1:9", tokenizer=tmp_path / "absent")
+    with pytest.raises(ApplianceError, match="no folder that exists") as told:
+        subject.other(Config(), wanted, Progress(quiet=True))
+    assert told.value.id == "input-invalid"
+
+
+def test_what_is_to_be_known_of_the_own_server_is_in_its_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the engine's answers to the notes, with nothing in between left out."""
+    from healthchecks import Target
+
+    made = with_key()
+    engine = SimpleNamespace(container=lambda _: state_of(made), digests=Images().digests)
+    monkeypatch.setattr("appliance.engine.docker.connect", lambda: engine)
+    target = Target("http://127.0.0.1:9", "m", None, 1.0)
+    monkeypatch.setattr("appliance.lifecycle.running.target", lambda *_: target)
+    monkeypatch.setattr(server, "_ask", lambda *_: SERVED)
+    found = subject.own(Config(platform="cpu"))
+    assert any("small test model" in note for note in found.notes)
+    assert any("Today's plan is another one" in note for note in found.notes)
+    assert found.server == Server(
+        dict(made.environment)["HEALTHCHECKS_URL"], "m", "/models/tiny-omni"
+    )
+    assert found.job.container.image == "sha256:it"
+    assert found.max_model_len == 4096
+    # Its own key is there for its own client.
+    assert names.API_KEY_FILE in [mount.target for mount in found.job.container.mounts]
 
 
 def test_replicas_are_measured_with_their_server() -> None:
@@ -743,13 +893,23 @@ def test_plain_vllm_is_run_where_it_is_enough(folder: Path) -> None:
 
 
 def test_each_request_has_a_sound_of_its_own() -> None:
-    sounds = client.Sounds(0.5, 2, 7)
+    sounds = client.Sounds(0.5, 7)
     parts = [sounds.take() for _ in range(3)]
     assert len({part["input_audio"]["data"] for part in parts}) == 3
-    with wave.open(io.BytesIO(base64.b64decode(parts[0]["input_audio"]["data"]))) as file:
-        assert file.getnframes() / file.getframerate() == 0.5
-    assert client.Sounds(0.5, 1, 7).take() == parts[0]
-    assert client.Sounds(0.5, 1, 8).take() != parts[0]
+    for part in parts:
+        with wave.open(io.BytesIO(base64.b64decode(part["input_audio"]["data"]))) as file:
+            assert file.getnframes() / file.getframerate() == 0.5
+            assert len(file.readframes(file.getnframes())) == file.getnframes() * 2
+    assert client.Sounds(0.5, 7).take() == parts[0]
+    assert client.Sounds(0.5, 8).take() != parts[0]
+
+
+def test_thousands_of_sounds_take_no_more_room_than_one() -> None:
+    sounds = client.Sounds(10, 0)
+    held = sum(len(part) for part in (sounds._head, sounds._rest))
+    assert held < 500_000
+    heads = {sounds.take()["input_audio"]["data"][:72] for _ in range(5000)}
+    assert len(heads) == 5000
 
 
 @pytest.mark.parametrize("content", [None, {"type": "image_url"}, [{"type": "image_url"}]])
@@ -760,7 +920,7 @@ def test_the_sound_comes_beside_what_there_is(content: Any) -> None:
         sent.append([part["type"] for part in given.multi_modal_content])
         return session + pbar
 
-    send = client.with_sound(chat, client.Sounds(0.1, 1, 0))
+    send = client.with_sound(chat, client.Sounds(0.1, 0))
     given = SimpleNamespace(multi_modal_content=content)
     assert asyncio.run(send(given, session="a", pbar="b")) == "ab"
     assert sent == [[*(["image_url"] if content else []), "input_audio"]]
@@ -787,16 +947,16 @@ def test_options_are_taken_with_their_values_whatever_their_spelling() -> None:
 
 def test_an_image_without_this_side_says_so() -> None:
     told = "/usr/bin/python3: No module named appliance.inside.bench"
-    process = SimpleNamespace(lines=lambda: iter(()), log=told, wait=lambda: 1)
+    process = SimpleNamespace(line=lambda *_: None, log=told, wait=lambda **_: 1)
     with pytest.raises(ApplianceError, match="another version") as refused:
-        bench_client.Client(process)  # type: ignore[arg-type]
+        bench_client.Client(process, 1)  # type: ignore[arg-type]
     assert "appliance up" in refused.value.remedy
 
 
 def test_an_image_of_another_protocol_says_so() -> None:
-    process = SimpleNamespace(lines=lambda: iter(('{"protocol": 99}',)), log="")
+    process = SimpleNamespace(line=lambda *_: '{"protocol": 99}', log="")
     with pytest.raises(ApplianceError, match="another version"):
-        bench_client.Client(process)  # type: ignore[arg-type]
+        bench_client.Client(process, 1)  # type: ignore[arg-type]
 
 
 def test_media_know_their_modality() -> None:

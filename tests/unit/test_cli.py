@@ -128,6 +128,46 @@ def test_an_unknown_option_ends_with_2(home: Path) -> None:
             assert "--no-such-option" in done.stderr
 
 
+@pytest.mark.parametrize("value", ["inf", "nan", "-inf", "1e300", "604801", "0"])
+@pytest.mark.parametrize(
+    "words",
+    [["bench", "--timeout"], ["eval", "--timeout"], ["offline", "--stall-timeout"],
+     ["offline", "--fetch-timeout"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_every_time_is_finite(value: str, words: list[str]) -> None:
+    """By Typer itself: a process for each would take a minute."""
+    command = COMMANDS[tuple(words[:1])]
+    with pytest.raises(typer.BadParameter):
+        command.make_context("it", [words[1], value])
+    command.make_context("it", [words[1], "604800"])
+
+
+@pytest.mark.parametrize("words", [["bench", "--model", "m"], ["eval", "--model", "m"]])
+def test_what_is_of_another_server_needs_its_url(home: Path, words: list[str]) -> None:
+    assert "--url" in failed(home, "usage", *words)
+
+
+@pytest.mark.parametrize("command", ["bench", "eval"])
+def test_ctrl_c_of_a_job_says_what_became_of_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], home: Path, command: str
+) -> None:
+    del home
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("appliance.bench.run.perform", stop)
+    monkeypatch.setattr("appliance.evaluate.run.perform", stop)
+    monkeypatch.setattr("appliance.cli.bench.stop_on_signals", lambda: None)
+    monkeypatch.setattr("appliance.cli.evaluate.stop_on_signals", lambda: None)
+    assert app([command, "--json"], standalone_mode=False) == 130
+    error = document(capsys.readouterr().out)["error"]
+    assert error["id"] == "interrupted"
+    assert "appliance up" not in error["remedy"]
+    assert "goes on" not in error["message"]
+
+
 @pytest.mark.parametrize("words", [["nonsense"], ["plan", "extra"], ["logs", "--tail", "0"]])
 def test_words_that_are_not_understood_end_with_2(home: Path, words: list[str]) -> None:
     done = run(home, *words)

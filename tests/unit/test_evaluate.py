@@ -20,6 +20,7 @@ import yaml
 from appliance import paths
 from appliance.catalog import evaluation as catalog
 from appliance.catalog.references import reference
+from appliance.cli import evaluate as command
 from appliance.compare.run import compare
 from appliance.config.model import Build, Config
 from appliance.engine import images
@@ -149,16 +150,49 @@ def test_the_operators_own_arguments_are_merged_and_not_mixed_up() -> None:
     ("wanted", "part"),
     [
         ({"datasets": ("gsm8k", "gsm8k")}, "twice"),
-        ({"datasets": ("gsm8k", "")}, "nothing"),
+        ({"datasets": ("gsm8k", "")}, "no name"),
         ({"subsets": ("navigate",)}, "DATASET/SUBSET"),
         ({"subsets": ("bbh/navigat",)}, "web_of_lies"),
         ({"datasets": ("gsm8k",), "subsets": ("bbh/navigate",)}, "DATASET/SUBSET"),
         ({"datasets": ("gsm8k",), "dataset_args": {"bbh": {}}}, "not asked"),
         ({"dataset_args": {"bbh": 1}}, "object"),
+        ({"datasets": ("../../x",)}, "no name"),
+        ({"datasets": ("/x",)}, "no name"),
+        ({"datasets": ("**",)}, "no name"),
+        ({"datasets": ("..",)}, "no name"),
+        ({"dataset_args": {"gsm8k": {"subset_list": "main"}}}, "list of names"),
+        ({"dataset_args": {"gsm8k": {"subset_list": None}}}, "list of names"),
+        ({"dataset_args": {"gsm8k": {"subset_list": []}}}, "list of names"),
+        ({"dataset_args": {"gsm8k": {"subset_list": [3]}}}, "list of names"),
+        ({"dataset_args": {"gsm8k": {"subset_list": ["../x"]}}}, "has no subset"),
+        ({"dataset_args": {"omni_bench": {"extra_params": 3}}}, "no object"),
+        ({"dataset_args": {"omni_bench": {"extra_params": None}}}, "no object"),
+        ({"datasets": ("gsm8k",), "use_audio": True}, "--use-audio is of omni_bench"),
+        ({"datasets": ("gsm8k",), "use_image": False}, "--no-use-image is of omni_bench"),
     ],
 )
 def test_what_can_not_be_asked_is_said(wanted: dict[str, Any], part: str) -> None:
     assert part in refused("input-invalid", work.questions, Wanted(**wanted), catalog.defaults())
+
+
+def test_secrets_in_the_operators_arguments_are_not_passed_on() -> None:
+    made = asked(datasets=("mmlu",), dataset_args={"mmlu": {"hf_token": "hf_abcdefghijkl"}})
+    assert "hf_abcdefghijkl" not in made.settings(None).model_dump_json()
+    assert "hf_abcdefghijkl" in json.dumps(made.task("http://127.0.0.1:1", "m"))
+
+
+def test_the_help_says_what_the_catalog_does() -> None:
+    defaults = catalog.defaults()
+    text = Path(command.__file__).read_text(encoding="utf-8")
+    for default in (
+        f"Datasets [default: {','.join(defaults.datasets)}]",
+        f"First questions of each subset [default: {defaults.limit}]",
+        f"Questions in flight [default: {defaults.batch_size}]",
+        f"thinking included [default: {defaults.generation['max_tokens']}]",
+        f"Of the sampling [default: {defaults.generation['temperature']}]",
+        f"Seconds for one answer [default: {defaults.request_seconds:g}]",
+    ):
+        assert default in text, default
 
 
 def test_a_run_goes_on_for_the_same_questions_to_the_same_server_alone() -> None:
@@ -342,9 +376,10 @@ def test_rows_can_be_compared_with_the_guides(told: Told) -> None:
         scores=scores.rows(told, {"bbh": [], "gsm8k": []}),
     )
     (group,) = compare(own, reference("guide", "eval")).groups
-    verdicts = {row.metric: row.verdict for row in group.rows}
-    assert verdicts["gsm8k/mean_acc/main"] == "worse"
-    assert verdicts["bbh/mean_acc/OVERALL"] in {"same", "worse"}
+    found = {row.metric: row for row in group.rows}
+    assert found["gsm8k/mean_acc/main"].verdict == "worse"
+    # Of two subsets, and the guide's is of all.
+    assert found["bbh/mean_acc/OVERALL"].verdict == "not-comparable"
 
 
 def test_notes_say_what_makes_scores_worth_less(told: Told) -> None:
@@ -373,6 +408,9 @@ def test_a_dataset_without_any_score_is_not_forgotten(told: Told) -> None:
     told.files["reports/tiny/gsm8k.json"] = report("gsm8k", {})
     assert scores.unscored(told) == {"gsm8k": 100}
     assert {row.dataset for row in scores.rows(told, {})} == {"bbh"}
+    # evalscope may report more than were asked, where an earlier try asked more.
+    told.files["reports/tiny/bbh.json"] = report("bbh", {"snarks": (42, 1.0)})
+    assert scores.unscored(told) == {"gsm8k": 100}
     del told.files["reports/tiny/bbh.json"]
     assert scores.unscored(told) == {"bbh": 40, "gsm8k": 100}
 
@@ -397,6 +435,8 @@ class FakeEngine:
     def __init__(self, **known: ImageState) -> None:
         self.images = known
         self.tagged: list[tuple[str, str]] = []
+        self.untagged: list[str] = []
+        self.client = self.api = self
         self.discarded: list[str] = []
 
     def image(self, name: str) -> ImageState | None:
@@ -404,6 +444,10 @@ class FakeEngine:
 
     def tag(self, reference: str, name: str) -> None:
         self.tagged.append((reference, name))
+
+    def remove_image(self, name: str, *, force: bool) -> None:
+        assert force  # A container runs from it.
+        self.untagged.append(name)
 
     def discard(self, image_id: str) -> None:
         self.discarded.append(image_id)
@@ -450,6 +494,21 @@ def test_the_image_is_built_once_and_again_when_what_is_below_changes(
     # Nor is it known here what that was built on.
     assert arguments["APPLIANCE_IMAGE"] == arguments["ENVIRONMENT_BASE"] == "a:1-eval-base"
     assert builder.engine.discarded == ["new"]
+    assert builder.engine.untagged == ["a:1-eval-base"]
+
+
+def test_a_name_that_was_for_the_build_goes_with_it_even_where_it_fails(
+    builder: FakeBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder.engine.images["a:1-eval-base"] = ImageState("left", 1, {})
+
+    def fail(*_: Any) -> None:
+        raise ApplianceError("image-build-failed", "no")
+
+    monkeypatch.setattr(builder, "buildx", fail)
+    refused("image-build-failed", image.ensure, builder, "a:1", "older")
+    assert builder.engine.untagged == ["a:1-eval-base"]
+    assert builder.engine.discarded == ["left"]
 
 
 def test_without_a_checkout_the_image_is_used_and_not_built(
@@ -457,6 +516,7 @@ def test_without_a_checkout_the_image_is_used_and_not_built(
 ) -> None:
     monkeypatch.setattr(paths, "checkout", lambda: None)
     told = refused("not-a-checkout", image.ensure, builder, "a:1", "id")
+    assert "only a clone of the project can build it" in told
     assert "docker save a:1-eval" in told
     builder.engine.images["a:1-eval"] = ImageState("x", 1, {})
     assert image.ensure(builder, "a:1", "id") == "a:1-eval"  # type: ignore[arg-type]
@@ -546,6 +606,14 @@ def test_a_hub_is_reached_by_the_operators_proxy_and_the_server_is_not(
     assert "hunter2" not in str(it.environment)  # `docker inspect` would show it.
     assert Mount("bind", str(bundle), job.CA_BUNDLE, read_only=True) in it.mounts
     assert dict(it.environment)["REQUESTS_CA_BUNDLE"] == job.CA_BUNDLE
+    for url, host in (
+        ("http://server.example", "server.example"),
+        ("http://server.example/v1", "server.example"),
+        ("https://[2001:db8::1]:8443/v1", "2001:db8::1"),
+        ("http://[2001:db8::1]", "2001:db8::1"),
+    ):
+        direct = job.variables(config, subject(url=url), local=False)["no_proxy"]
+        assert direct.split(",")[-1] == host
     # With the files at hand, no hub is asked at all.
     assert "HTTPS_PROXY" not in job.variables(config, other, local=True)
     assert job.variables(config, other, local=True)["HF_HUB_OFFLINE"] == "1"
@@ -561,16 +629,25 @@ def test_in_the_image_there_is_nothing_to_evaluate_with(monkeypatch: pytest.Monk
 
 
 def test_a_result_is_never_written_over_another(clean: Path) -> None:
-    put(clean, "results/mine/result.json")
+    put(clean, "results/mine/notes.txt")
     told = refused(
         "file-differs", perform, Config(), Wanted(name="mine"), None, Progress(quiet=True)
     )
-    assert "results/mine/result.json" in told
+    assert "results/mine is there already" in told
     for name in ("../x", "a/b", ".", "-x"):
         refused("input-invalid", perform, Config(), Wanted(name=name), None, Progress(quiet=True))
+    assert (clean / "results" / "mine" / "notes.txt").exists()
     put(clean, "file")
     wanted = Wanted(output=clean / "file")
     refused("file-not-written", perform, Config(), wanted, None, Progress(quiet=True))
+
+
+def test_an_evaluation_that_does_not_begin_leaves_no_folder(clean: Path) -> None:
+    (clean / "results" / "empty").mkdir(parents=True)
+    for name in ("empty", "new"):
+        wanted = Wanted(name=name, dataset_dir=clean / "absent")
+        refused("dataset-missing", perform, Config(), wanted, None, Progress(quiet=True))
+    assert [path.name for path in (clean / "results").iterdir()] == ["empty"]
 
 
 @pytest.mark.parametrize(

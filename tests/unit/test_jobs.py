@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +18,7 @@ from appliance.config.model import Config, Container, Server
 from appliance.engine.docker import ContainerState
 from appliance.errors import ApplianceError
 from appliance.inventory.model import Inventory
-from appliance.jobs import container, create, process
+from appliance.jobs import container, create, folder, process
 from appliance.jobs.process import Process
 from appliance.paths import INSIDE_IMAGE
 from appliance.plan import names
@@ -89,8 +91,9 @@ class Api:
     def create_host_config(self, **values: Any) -> dict[str, Any]:
         return values
 
-    def create_container(self, image: str, command: list[str], **values: Any) -> None:
+    def create_container(self, image: str, command: list[str], **values: Any) -> dict[str, str]:
         self.asked = {"image": image, "command": command, **values}
+        return {"Id": "c" * 64}
 
 
 class Engine:
@@ -105,7 +108,7 @@ class Engine:
 def test_a_jobs_container_has_no_more_rights_than_the_plans(claims: bool) -> None:
     engine = Engine()
     made = job(config=Config(container=Container(memory="8g")))
-    create.create(engine, made, claims=claims)  # type: ignore[arg-type]
+    assert create.create(engine, made, claims=claims) == "c" * 64  # type: ignore[arg-type]
     asked, host = engine.api.asked, engine.api.asked["host_config"]
     assert (asked["stdin_open"], asked["stop_signal"]) == (True, "SIGINT")
     assert bool(asked["labels"]) == claims
@@ -234,33 +237,191 @@ def test_a_launcher_that_is_killed_closes_the_jobs_input() -> None:
         pytest.fail("the job lives on")
 
 
+# Silence, and pipes that somebody holds
+
+
+def talker(code: str) -> Process:
+    return Process([sys.executable, "-c", textwrap.dedent(code)], lambda _: None)
+
+
+def test_a_job_that_says_nothing_is_not_waited_for_without_end() -> None:
+    running = talker("print('up', flush=True); import time; time.sleep(600)")
+    assert running.line(60, "It") == "up"
+    for wait in (lambda: running.line(0.5, "It"), lambda: running.wait(0.5, "It")):
+        began = time.monotonic()
+        with pytest.raises(ApplianceError, match=r"It has said nothing for 0.5 s") as caught:
+            wait()
+        assert caught.value.id == "job-failed"
+        assert time.monotonic() - began < 5
+    running.end(0)
+    running.close()
+
+
+def test_a_job_that_says_anything_is_waited_for() -> None:
+    running = talker(
+        """
+        import sys, time
+        for _ in range(8):
+            time.sleep(0.5)
+            print("step", end="\\r", file=sys.stderr, flush=True)
+        print("done")
+        """
+    )
+    assert list(running.lines(2.0, "It")) == ["done"]
+    assert running.wait() == 0
+    running.close()
+    assert running.log == "\n".join(["step"] * 8)
+
+
+def test_a_line_may_be_long_and_the_last_one_without_an_end() -> None:
+    running = talker("print('x' * 3_000_000); print(end='y')")
+    assert [len(line) for line in running.lines(60)] == [3_000_000, 1]
+    running.wait()
+    running.close()
+
+
+def test_whatever_holds_a_pipe_holds_up_nobody() -> None:
+    # It left the group, so that no signal reaches it.
+    child = "import time; time.sleep(8)"
+    running = talker(
+        f"""
+        import subprocess, sys
+        subprocess.Popen([sys.executable, "-c", {child!r}], start_new_session=True)
+        """
+    )
+    running._process.wait(30)
+    began = time.monotonic()
+    running.close()
+    assert time.monotonic() - began < 6
+
+
+def test_a_job_that_takes_nothing_is_ended_while_a_thread_is_sending() -> None:
+    running = talker("import signal, time; signal.signal(2, signal.SIG_IGN); time.sleep(600)")
+    sending = threading.Thread(target=running.send, args=("x" * 10_000_000,), daemon=True)
+    sending.start()
+    time.sleep(0.5)
+    began = time.monotonic()
+    running.end(1.0)
+    running.close()
+    sending.join(10)
+    assert not sending.is_alive()
+    assert not running.running
+    assert time.monotonic() - began < 10
+
+
 # What is left of another
 
 
-def state(*, running: bool) -> ContainerState:
+def state(status: str) -> ContainerState:
     return ContainerState(
-        "omni-offline", "c" * 64, "running" if running else "exited", 0, False, "", 0, "", None,
-        "sha256:1", {},
+        "c" * 64, "omni-offline", status, 0, False, "", 0, "", None, "sha256:1", {},
     )  # fmt: skip
 
 
 class Left:
-    """An engine with one container."""
+    """An engine with one container, made some seconds ago."""
 
-    def __init__(self, *, running: bool) -> None:
-        self.left: ContainerState | None = state(running=running)
+    def __init__(self, status: str, age: float = 0) -> None:
+        self.left: ContainerState | None = state(status)
+        moment = datetime.now(timezone.utc) - timedelta(seconds=age)
+        self.created = f"{moment:%Y-%m-%dT%H:%M:%S}.123456789Z"
 
     def container(self, _: str) -> ContainerState | None:
         return self.left
+
+    def inspect(self, _: str) -> dict[str, str]:
+        return {"Created": self.created}
 
     def remove(self, _: ContainerState) -> None:
         self.left = None
 
 
-def test_a_job_at_work_is_left_alone_and_a_dead_one_is_taken_away() -> None:
+@pytest.mark.parametrize(
+    ("status", "age"), [("running", 900), ("paused", 900), ("restarting", 900), ("created", 5)]
+)
+def test_a_job_at_work_is_left_alone(status: str, age: float) -> None:
+    engine = Left(status, age)
     with pytest.raises(ApplianceError, match="is at work already") as caught:
-        process._make_room(Left(running=True), job())  # type: ignore[arg-type]
+        process._make_room(engine, job())  # type: ignore[arg-type]
     assert caught.value.id == "busy"
-    engine = Left(running=False)
+    assert engine.left is not None
+
+
+@pytest.mark.parametrize(("status", "age"), [("exited", 1), ("dead", 1), ("created", 90)])
+def test_a_dead_one_is_taken_away(status: str, age: float) -> None:
+    engine = Left(status, age)
     process._make_room(engine, job())  # type: ignore[arg-type]
     assert engine.left is None
+
+
+@pytest.mark.parametrize(("status", "id"), [(409, "busy"), (500, "engine-failed")])
+def test_a_name_that_another_launcher_was_faster_to_take_is_busy(
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    id: str,  # noqa: A002
+) -> None:
+    from docker.errors import APIError
+    from requests import Response
+
+    answer = Response()
+    answer.status_code = status
+
+    def taken(*_: Any, **__: Any) -> None:
+        raise APIError("no", response=answer, explanation="no")
+
+    engine = Engine()
+    monkeypatch.setattr(engine.api, "create_container", taken)
+    with pytest.raises(ApplianceError) as caught:
+        create.create(engine, job(), claims=False)  # type: ignore[arg-type]
+    assert caught.value.id == id
+
+
+def test_a_container_that_never_started_is_taken_away(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    removed: list[tuple[str, bool]] = []
+    engine = Engine()
+    engine.container = lambda _: None  # type: ignore[attr-defined]
+    engine.api.remove_container = (  # type: ignore[attr-defined]
+        lambda name, *, force: removed.append((name, force))
+    )
+    monkeypatch.setattr("appliance.engine.docker.connect", lambda: engine)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ApplianceError) as caught, process.started(job(), print):
+        pass
+    assert caught.value.id == "engine-missing"
+    assert removed == [("c" * 64, True)]
+
+
+# A folder of its own
+
+
+def test_a_folder_is_nobody_elses(tmp_path: Path) -> None:
+    with folder.own(tmp_path / "results", "it") as first, folder.own(first.parent, "it") as second:
+        assert [first.name, second.name] == ["it", "it-2"]
+        (second / "file").touch()
+    # The first stayed empty.
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["it-2"]
+
+
+def test_a_folder_by_an_exact_name_is_empty_and_nobody_elses(tmp_path: Path) -> None:
+    def own() -> Any:
+        return folder.own(tmp_path, "mine", exactly=True)
+
+    (tmp_path / "mine").mkdir()
+    with own() as found:
+        assert found == tmp_path / "mine"
+        with pytest.raises(ApplianceError) as caught, own():
+            pass
+        assert caught.value.id == "busy"
+    assert found.is_dir(), "it was there before"
+    (found / "notes.txt").touch()
+    with pytest.raises(ApplianceError) as caught, own():
+        pass
+    assert caught.value.id == "file-differs"
+    assert (found / "notes.txt").exists()
+    (tmp_path / "file").touch()
+    for parent, name in ((tmp_path, "file"), (tmp_path / "file", "it")):
+        with pytest.raises(ApplianceError) as caught, folder.own(parent, name, exactly=True):
+            pass
+        assert caught.value.id == "file-not-written"

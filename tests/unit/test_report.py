@@ -319,6 +319,32 @@ def test_hundreds_of_scores_are_a_page_still() -> None:
     assert f"{view.MOST_SCORES} of 300 scores." in text
 
 
+def test_a_report_that_can_not_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.write(BENCH, tmp_path / "own.json")
+    target = tmp_path / "report.html"
+    target.write_text("old")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    found = CliRunner().invoke(app, [str(tmp_path / "own.json"), "--force"])
+    assert found.exit_code != 0
+    assert target.read_text() == "old"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["own.json", "report.html"]
+
+
+def test_both_kinds_have_one_reference_file(tmp_path: Path) -> None:
+    """A reference of one kind is compared with the results of that kind alone."""
+    for result, name in ((BENCH, "b.json"), (made.guide_scores(), "e.json")):
+        files.write(result, tmp_path / name)
+    words = [str(tmp_path / "b.json"), str(tmp_path / "e.json")]
+    found = CliRunner().invoke(app, [*words, "--compare", words[0]])
+    assert found.exit_code == 0, found.output
+
+
 # Figures
 
 
@@ -347,6 +373,12 @@ def test_the_point_of_saturation_is_marked() -> None:
     assert "old: saturated at 32 requests in flight" in text
     climbing = made.sweep(Server(most=1e9), name="new")
     assert "still grows at the highest load without failures, 256" in text_of(material(climbing))
+
+
+def test_the_picture_and_the_sweep_have_one_rule() -> None:
+    """By 4 % each: every step is too small to pay, and all together are not."""
+    assert plots.saturation([(1, 100), (2, 104), (4, 108), (8, 112)]) == 2
+    assert plots.saturation([(1, 100), (2, 190), (4, 300), (8, 305)]) == 2
 
 
 def test_a_sweep_of_rates() -> None:

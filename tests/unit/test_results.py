@@ -71,11 +71,12 @@ def test_a_file_that_is_absent(tmp_path: Path) -> None:
         ("{}", "it has no `schema_version`"),
         ('{"schema_version": 2}', "its schema_version is 2, and this version reads 1"),
         ('{"schema_version": "1"}', "its schema_version is '1'"),
+        ('{"schema_version": true}', "its schema_version is True"),
         ('{"schema_version": [[["' + "x" * 1000 + '"]]]}', "its schema_version is [[['xxx"),
         ("[" * 100_000, "it is not JSON that can be read"),
         ('{"schema_version": ' + "9" * 10_000 + "}", "it is not JSON that can be read"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_what_is_no_result_at_all(tmp_path: Path, text: str | bytes, why: str) -> None:
     message = refused(written(tmp_path, text))
@@ -89,6 +90,20 @@ def test_a_file_that_can_not_be_read(tmp_path: Path) -> None:
     assert "it can't be read" in refused(loop)
 
 
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert "it is no regular file" in refused(pipe)
+    assert "it is no regular file" in refused(pathlib.Path("/dev/zero"))
+
+
+def test_infinitely_many_a_second_are_all_at_once(tmp_path: Path) -> None:
+    made_so = document()
+    made_so["runs"][0]["parameters"]["request_rate"] = math.inf
+    found = files.read(written(tmp_path, json.dumps(made_so)))
+    assert found.runs[0].parameters.request_rate is None
+
+
 @pytest.mark.parametrize(
     ("place", "value", "why"),
     [
@@ -99,11 +114,12 @@ def test_a_file_that_can_not_be_read(tmp_path: Path) -> None:
         (("runs", 0, "parameters", "request_rat"), 1, "is not known, request_rate is"),
         (("kind",), "benchmark", "kind: Input should be 'bench' or 'eval', but it is 'benchmark'"),
         (("runs", 0, "metrics", "mean_ttft_ms"), "fast", "but it is 'fast'"),
+        (("runs", 0, "metrics", "mean_ttft_ms"), "12", "but it is '12'"),
         (("runs",), {}, "runs: Input should be a valid list"),
         (("system", "model", "id"), None, "system.model.id: Input should be a valid string"),
         (("name",), ["x" * 5000], "name: Input should be a valid string"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_a_document_with_a_fault(
     tmp_path: Path, place: tuple[str | int, ...], value: object, why: str
