@@ -12,7 +12,17 @@ from appliance.cli import options
 from appliance.cli.bench import bench
 from appliance.cli.evaluate import evaluate
 from appliance.cli.offline import offline
-from appliance.cli.options import ConfigFile, Force, Json, Output, Override, Snapshot
+from appliance.cli.options import (
+    ConfigFile,
+    Force,
+    Json,
+    Output,
+    Override,
+    Snapshot,
+    Url,
+    UrlKeyFile,
+    UrlModel,
+)
 from appliance.cli.report import report
 from appliance.cli.run import document, guarded, stop_on_signals
 
@@ -318,18 +328,9 @@ def images_list(
 def smoke(
     config: ConfigFile = None,
     overrides: Override = None,
-    url: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Another server to probe, instead of this appliance."),
-    ] = None,
-    model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Model to ask for at --url [default: the first that it lists]."),
-    ] = None,
-    api_key_file: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="File with the API key for --url."),
-    ] = None,
+    url: Url = None,
+    model: UrlModel = None,
+    api_key_file: UrlKeyFile = None,
     junit: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="FILE", help="Write a JUnit report."),

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from appliance.cli import options
-from appliance.cli.options import ConfigFile, Json, Override
+from appliance.cli.options import (
+    Compare,
+    ConfigFile,
+    Json,
+    OutputDir,
+    Override,
+    Url,
+    UrlKeyFile,
+    UrlModel,
+)
 from appliance.cli.run import complain, guarded, interruptible, stop_on_signals
 
 if TYPE_CHECKING:
@@ -70,33 +79,16 @@ def bench(
             help="Seed of prompts and arrivals [default: 0; with media, a fresh one].", min=0
         ),
     ] = None,
-    url: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Another server to measure, instead of this appliance."),
-    ] = None,
-    model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Model to ask for at --url [default: the first that it lists]."),
-    ] = None,
+    url: Url = None,
+    model: UrlModel = None,
     tokenizer: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="DIR", help="Folder with the tokenizer of the model at --url."),
     ] = None,
-    api_key_file: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="File with the API key for --url."),
-    ] = None,
+    api_key_file: UrlKeyFile = None,
     timeout: Annotated[float, options.seconds("Most seconds for each run.")] = 7200.0,
-    output_dir: Annotated[
-        Path, typer.Option("--output-dir", "-o", metavar="DIR", help="Where results are kept.")
-    ] = Path("results"),
-    compare: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(
-            metavar="REFERENCE",
-            help="Compare with published figures (guide) or a result's file; repeatable.",
-        ),
-    ] = None,
+    output_dir: OutputDir = Path("results"),
+    compare: Compare = None,
     as_json: Json = False,
 ) -> None:
     """Measure throughput and latency with vLLM's own benchmarks, and keep the result."""

@@ -12,7 +12,16 @@ import typer
 
 from appliance.cli import options
 from appliance.cli.compare_view import WIDTH
-from appliance.cli.options import ConfigFile, Json, Override
+from appliance.cli.options import (
+    Compare,
+    ConfigFile,
+    Json,
+    OutputDir,
+    Override,
+    Url,
+    UrlKeyFile,
+    UrlModel,
+)
 from appliance.cli.run import complain, document, guarded, interruptible, stop_on_signals
 from appliance.errors import ApplianceError
 
@@ -80,31 +89,15 @@ def evaluate(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew where an earlier try was interrupted.")
     ] = False,
-    url: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Another server to ask, instead of this appliance."),
-    ] = None,
-    model: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Model to ask for at --url [default: the first that it lists]."),
-    ] = None,
-    api_key_file: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="File with the API key for --url."),
-    ] = None,
+    url: Url = None,
+    model: UrlModel = None,
+    api_key_file: UrlKeyFile = None,
     name: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Name of the result's folder [default: of datasets and time]."),
     ] = None,
-    output: Annotated[
-        Path, typer.Option("--output-dir", "-o", metavar="DIR", help="Where results go.")
-    ] = Path("results"),
-    compare: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(
-            metavar="guide|FILE", help="Compare with published figures or a result; repeatable."
-        ),
-    ] = None,
+    output: OutputDir = Path("results"),
+    compare: Compare = None,
     as_json: Json = False,
 ) -> None:
     """Measure accuracy with evalscope, by the guide's datasets and settings.

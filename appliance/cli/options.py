@@ -30,6 +30,28 @@ Output = Annotated[
     typer.Option("--output", "-o", help="Write to a file instead of stdout."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that differs.")]
+Url = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Another server to ask, instead of this appliance."),
+]
+UrlModel = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Model to ask for at --url [default: the first that it lists]."),
+]
+UrlKeyFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="File with the API key for --url."),
+]
+OutputDir = Annotated[
+    Path, typer.Option("--output-dir", "-o", metavar="DIR", help="Where results go.")
+]
+Compare = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        metavar="guide|FILE",
+        help="Compare with published figures, or with another result; repeatable.",
+    ),
+]
 
 # A week: longer, or not a number, would be no limit.
 MOST_SECONDS = 7 * 24 * 3600.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from appliance.cli.options import Force, Json
+from appliance.cli.options import Compare, Force, Json
 from appliance.cli.run import document, guarded
 
 if TYPE_CHECKING:
@@ -29,14 +29,6 @@ class ReportForm(str, Enum):
 Results = Annotated[
     list[Path],
     typer.Argument(metavar="RESULT...", help="Results of `bench` and `eval`, or their folders."),
-]
-Compare = Annotated[
-    Optional[list[str]],  # noqa: UP045 (Typer reads this at run time, on Python 3.10 too)
-    typer.Option(
-        "--compare",
-        metavar="guide|FILE",
-        help="Compare with published figures, or with another result; repeatable.",
-    ),
 ]
 Place = Annotated[
     Optional[Path],  # noqa: UP045

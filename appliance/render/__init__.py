@@ -9,13 +9,13 @@ import shlex
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from appliance import paths
+from appliance import paths, templating
 from appliance.plan import names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from jinja2 import Environment
 
     from appliance.plan.model import Container, Mount, Plan, Port
 
@@ -72,14 +72,8 @@ def _render(container: Container, form: Form, labels: Mapping[str, str], **more:
 
 @lru_cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(paths.templates()),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 (shell and YAML, each with its own quoting filter)
-    )
+    # Shell and YAML, each with its own quoting filter.
+    environment = templating.environment(autoescape=False)
     environment.filters["sh"] = shlex.quote
     environment.filters["grouped"] = _grouped
     environment.filters["yaml"] = _yaml

@@ -8,15 +8,17 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import select_autoescape
 
-from appliance import paths
+from appliance import templating
 from appliance.diagnose.redact import Redactor
 from appliance.report.view import page
 from appliance.results.files import finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from jinja2 import Environment
 
     from appliance.report.view import Material
     from appliance.results.model import Result
@@ -75,15 +77,9 @@ def _numbers(value: Any) -> Any:
 
 @lru_cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(paths.templates()),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        # What stands in a result is a stranger's word.
-        autoescape=select_autoescape(disabled_extensions=("md.j2",), default=True),
-    )
+    # What stands in a result is a stranger's word.
+    escaped = select_autoescape(disabled_extensions=("md.j2",), default=True)
+    environment = templating.environment(autoescape=escaped)
     environment.filters["md"] = _in_markdown
     return environment
 
