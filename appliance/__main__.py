@@ -16,11 +16,12 @@ def main() -> None:
     gc.set_threshold(GC_THRESHOLD)
     import typer
 
-    from appliance.cli.app import app
+    from appliance.cli.app import app, narrow
     from appliance.cli.run import usage_error
 
     # Typer's errors of usage share a base class that it does not export by name.
     usage: type[Exception] = typer.BadParameter.__mro__[1]
+    narrow(sys.argv[1] if len(sys.argv) > 1 else "")
     try:
         code = app(standalone_mode=False)
     except usage as error:

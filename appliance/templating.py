@@ -20,5 +20,5 @@ def environment(*, autoescape: bool | Callable[[str | None], bool]) -> Environme
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=autoescape,
+        autoescape=autoescape,  # noqa: S701 (each caller says why)
     )

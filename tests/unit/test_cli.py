@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import typer.main
 import yaml
+from typer.testing import CliRunner
 
-from appliance.cli.app import app
+from appliance.cli.app import app, narrow
 from appliance.config.load import keys
 from appliance.errors import ERRORS
 
@@ -449,3 +450,34 @@ def test_a_command_imports_only_what_it_needs(home: Path, words: list[str]) -> N
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in rows}
     assert "typer" in imported
     assert not imported & HEAVY
+
+
+NARROWED = sorted(
+    {
+        command.name or command.callback.__name__
+        for command in app.registered_commands
+        if command.callback
+    }
+    | {str(group.name) for group in app.registered_groups}
+)
+NARROWED.remove("version")  # It is what stays beside each.
+
+
+@pytest.mark.parametrize("name", NARROWED)
+def test_a_command_is_the_same_without_the_others(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "registered_commands", list(app.registered_commands))
+    monkeypatch.setattr(app, "registered_groups", list(app.registered_groups))
+    whole = CliRunner().invoke(app, [name, "--help"])
+    narrow(name)
+    assert len(app.registered_commands) <= 2
+    alone = CliRunner().invoke(app, [name, "--help"])
+    assert (alone.exit_code, alone.output) == (0, whole.output)
+
+
+def test_a_word_that_is_no_command_narrows_nothing() -> None:
+    before = list(app.registered_commands), list(app.registered_groups)
+    for word in ("", "--help", "updown"):
+        narrow(word)
+        assert (app.registered_commands, app.registered_groups) == before
