@@ -2,7 +2,7 @@
 
 The shapes are those that vLLM 0.23.0 gives its model class for
 `Qwen3OmniMoeForConditionalGeneration`, the thinker alone: nothing else is served.
-tests/e2e/test_9_memory.py holds them against that class itself.
+tests/e2e/test_b_memory.py holds them against that class itself.
 
 Split over the ranks of tensor parallelism: attention heads, feed-forward layers and patch
 mergers of the text, vision and audio parts, and the vocabulary of the embedding and the head.

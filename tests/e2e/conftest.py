@@ -2,7 +2,8 @@
 
 Nothing here is skipped: a machine on which these can't run fails them. The tests share one
 appliance, called `e2e`, with a state folder and a port of its own; what they start on the
-host, they take down.
+host, they take down. Files run in the order of their names: those up to 6 need it as it was
+brought up, 7 changes it and takes it down, and the others use its image alone.
 """
 
 from __future__ import annotations
