@@ -14,10 +14,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 from appliance import deployment, paths
 from appliance.catalog import load as catalog
-from appliance.engine import claims, docker
+from appliance.engine import docker
 from appliance.errors import ApplianceError
 from appliance.jobs import container, process
 from appliance.lifecycle import state, supply
+from appliance.lifecycle.up import Options, allot
 from appliance.offline import lines, results
 from appliance.offline.flaw import Flaw
 from appliance.offline.media import Place
@@ -96,23 +97,15 @@ def perform(config: Config, wishes: Wishes, progress: Progress) -> Summary:
         lines.open_input(wishes.input) as file,
         state.changing(alone.name, PURPOSE) as change,
     ):
-        made = _allot(alone, change)
-        if not paths.inside_image():  # There they are about what is rendered for a host.
-            for warning in made.plan.warnings:
+        if paths.inside_image():
+            made = deployment.prepare(alone)
+        else:
+            made = allot(alone, Options(), change, progress.detail)
+            for warning in made.plan.warnings:  # In the image they are about rendering for a host.
                 progress.note(f"warning: {warning}")
         kept = results.Results(wishes.output)
         with kept.writing(force=wishes.force):
             return Run(made, config, wishes, kept, progress).perform(file)
-
-
-def _allot(config: Config, change: state.Change) -> Deployment:
-    """Choose dies that nobody else has, and say so."""
-    if paths.inside_image():
-        return deployment.prepare(config)
-    with state.allotting(config.name):
-        made = deployment.prepare(config, to_change=True)
-        change.claim(claims.of_plan(made.plan.container))
-    return made
 
 
 class Run:

@@ -605,14 +605,14 @@ def fake(clean: Path, monkeypatch: pytest.MonkeyPatch) -> list[Process]:
             process.wait()
             process.close()
 
-    def allot(config: Config, _: object) -> Deployment:
+    def allot(config: Config, *_: object) -> Deployment:
         assert config.name.endswith("-offline")
         assert config.parallel.data_parallel_size == 1
         inventory = Inventory("none")
         return Deployment(config, inventory, make(config, inventory, "/opt/models"))
 
     monkeypatch.setattr("appliance.jobs.process.started", start)
-    monkeypatch.setattr(run, "_allot", allot)
+    monkeypatch.setattr(run, "allot", allot)
     monkeypatch.setattr(run.Run, "_supply", lambda *_: None)
     monkeypatch.setattr("appliance.lifecycle.state.SHARED_LOCKS", clean / "locks")
     return started
