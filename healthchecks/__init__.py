@@ -1,7 +1,7 @@
 """Probes for an OpenAI-compatible server that runs an omni model under vLLM.
 
 ``live`` asks whether the server process answers, ``ready`` whether the engine generates, and
-``smoke`` whether text, image, audio and video requests work, each of them twice.
+``smoke`` whether questions about images, sounds and videos get the right answers.
 
 The names below are loaded on first use: a program that merely imports this package pays neither
 for httpx nor for the probes.
@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from healthchecks.health import live, ready
     from healthchecks.probes import PROBE_NAMES
     from healthchecks.report import write_junit
-    from healthchecks.suite import smoke
-    from healthchecks.target import ProbeResult, Target
+    from healthchecks.suite import fresh_seed, smoke
+    from healthchecks.target import ProbeResult, Settings, Target
 
 __all__ = [
     "PROBE_NAMES",
     "ProbeResult",
+    "Settings",
     "Target",
+    "fresh_seed",
     "live",
     "ready",
     "smoke",
@@ -30,7 +32,9 @@ __all__ = [
 _HOMES = {
     "PROBE_NAMES": "probes",
     "ProbeResult": "target",
+    "Settings": "target",
     "Target": "target",
+    "fresh_seed": "suite",
     "live": "health",
     "ready": "health",
     "smoke": "suite",

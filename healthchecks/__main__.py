@@ -1,4 +1,4 @@
-"""Command line: ``python -m healthchecks live|ready|smoke``."""
+"""Command line: ``python -m healthchecks live|ready|smoke|stimuli``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import healthchecks
+from healthchecks.exercises import write_stimuli
 from healthchecks.probes import PROBE_NAMES
 from healthchecks.report import summary, text_line, to_json
-from healthchecks.target import DEFAULT_MAX_TOKENS, DEFAULT_URL, Target
+from healthchecks.target import (
+    DEFAULT_ANSWER_TOKENS,
+    DEFAULT_MAX_TOKENS,
+    DEFAULT_URL,
+    Settings,
+    Target,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from healthchecks.target import ProbeResult
+
+    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -30,7 +39,7 @@ SECRET_FILE = Path("/run/secrets/appliance-api-key")
 COMMANDS = {
     "live": ("the server process answers", 5.0),
     "ready": ("the model is listed and generates a token", 30.0),
-    "smoke": ("text, image, audio and video requests work, each twice", 120.0),
+    "smoke": ("questions about text, image, audio and video get the right answers", 120.0),
 }
 
 
@@ -63,9 +72,33 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         type=_positive,
         default=DEFAULT_MAX_TOKENS,
-        help="the most tokens to generate in each probe (default: %(default)s)",
+        help="the most tokens to generate where any text will do (default: %(default)s)",
     )
+    smoke.add_argument(
+        "--answer-tokens",
+        metavar="N",
+        type=_positive,
+        default=DEFAULT_ANSWER_TOKENS,
+        help="the most tokens to generate where the answer has to be right, reasoning included "
+        "(default: %(default)s)",
+    )
+    smoke.add_argument(
+        "--seed", metavar="TEXT", help="make the media of the run that named it (default: others)"
+    )
+    _add_stimuli(commands)
     return parser
+
+
+def _add_stimuli(commands: _Commands) -> None:
+    stimuli = commands.add_parser(
+        "stimuli",
+        help="write the media of a seed to files, to be looked at",
+        description="Write the media that smoke makes from a seed, and print the right answers.",
+        allow_abbrev=False,
+    )
+    stimuli.add_argument("--out", metavar="DIR", type=Path, required=True, help="where to")
+    stimuli.add_argument("--seed", metavar="TEXT", required=True, help="the seed that smoke named")
+    stimuli.add_argument("--json", action="store_true", help="print the answers as a JSON list")
 
 
 def _positive(text: str) -> int:
@@ -141,7 +174,11 @@ def run(arguments: argparse.Namespace, target: Target) -> list[ProbeResult]:
             print(text_line(result, width), flush=True)
 
     if arguments.command == "smoke":
-        return healthchecks.smoke(target, show, arguments.only, arguments.max_tokens)
+        seed = arguments.seed or healthchecks.fresh_seed()
+        # At once: a run that is interrupted can be repeated too.
+        print(f"seed {seed}", file=sys.stderr, flush=True)
+        settings = Settings(arguments.max_tokens, arguments.answer_tokens, seed)
+        return healthchecks.smoke(target, show, arguments.only, settings)
     probe = healthchecks.live if arguments.command == "live" else healthchecks.ready
     result = probe(target)
     show(result)
@@ -152,6 +189,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
+    if arguments.command == "stimuli":
+        try:
+            print(write_stimuli(arguments.out, arguments.seed, as_json=arguments.json))
+        except OSError as error:
+            parser.error(f"cannot write the media to {arguments.out}: {error}")
+        return EXIT_OK
     junit: Path | None = arguments.junit if arguments.command == "smoke" else None
     try:
         key = read_api_key(arguments.api_key_file, os.environ)

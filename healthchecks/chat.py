@@ -5,17 +5,29 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from healthchecks.errors import ProbeError
+from healthchecks import answers
+from healthchecks.errors import DegenerateError, ProbeError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from healthchecks.answers import Answer
     from healthchecks.client import Reply, Session
 
 COMPLETIONS_PATH = "/v1/chat/completions"
 FINISH_REASONS = ("stop", "length")
-# A reasoning model may answer without content; the key's name differs between vLLM releases.
-ANSWER_KEYS = ("content", "reasoning", "reasoning_content")
+ANSWER_KEYS = ("content", *answers.REASONING_KEYS)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a server generated, and a line on how."""
+
+    answer: Answer
+    line: str
 
 
 def nonce() -> str:
@@ -43,14 +55,20 @@ def request(session: Session, content: object, max_tokens: int) -> dict[str, obj
     }
 
 
-def complete(session: Session, content: object, max_tokens: int) -> str:
-    """Ask for one completion and return a line that describes it.
+def complete(
+    session: Session,
+    content: object,
+    max_tokens: int,
+    options: Mapping[str, object] | None = None,
+) -> Completion:
+    """Ask for one completion; `options` go into the request as they are.
 
     Raises:
-        ProbeError: the response is not HTTP 200 with at least one generated token.
+        RefusedError: the response is HTTP 400 to 499.
+        ProbeError: it is no other completion with at least one generated token.
 
     """
-    payload = request(session, content, max_tokens)
+    payload = {**request(session, content, max_tokens), **(options or {})}
     reply = session.expect_ok(session.post(COMPLETIONS_PATH, payload))
     document = reply.json()
     choice = _first_choice(document)
@@ -58,11 +76,12 @@ def complete(session: Session, content: object, max_tokens: int) -> str:
     if not isinstance(message, dict) or not any(key in message for key in ANSWER_KEYS):
         raise ProbeError(f"no message in the answer: {reply.quote}")
     finish = _finish_reason(choice.get("finish_reason"), reply)
-    return _describe(_usage(document), finish, reply, "")
+    line = _describe(_usage(document), finish, reply, "")
+    return Completion(answers.from_message(message, cut=finish == "length"), line)
 
 
-def stream(session: Session, content: object, max_tokens: int) -> str:
-    """Ask for one completion as server-sent events and return a line that describes it.
+def stream(session: Session, content: object, max_tokens: int) -> Completion:
+    """Ask for one completion as server-sent events.
 
     Raises:
         ProbeError: the response is not HTTP 200 with a delta, the token usage and a final [DONE].
@@ -74,18 +93,38 @@ def stream(session: Session, content: object, max_tokens: int) -> str:
     events = _events(reply)
     if not events or events.pop() != "[DONE]":
         raise ProbeError(f"the stream does not end with [DONE]: {reply.quote}")
-    deltas = 0
+    deltas: list[Mapping[str, object]] = []
     finish: object = None
     usage: dict[str, object] = {}
     for event in events:
         chunk = _chunk(session, event)
         choice = _first_choice(chunk)
-        deltas += isinstance(choice.get("delta"), dict)
+        delta = choice.get("delta")
+        deltas += [delta] if isinstance(delta, dict) else []
         finish = choice.get("finish_reason") or finish
         usage = _usage(chunk) or usage
-    if deltas == 0:
+    if not deltas:
         raise ProbeError(f"no delta in the stream: {reply.quote}")
-    return _describe(usage, _finish_reason(finish, reply), reply, f" in {deltas} chunks")
+    reason = _finish_reason(finish, reply)
+    line = _describe(usage, reason, reply, f" in {len(deltas)} chunks")
+    return Completion(answers.from_message(_joined(deltas), cut=reason == "length"), line)
+
+
+def text_line(session: Session, completion: Completion) -> str:
+    """Return the line on a completion; raises DegenerateError if it is no text."""
+    said = completion.answer
+    if said.flaw is not None:
+        flaw = session.clean(said.flaw)
+        raise DegenerateError(f"the output is {flaw}: {completion.line}")
+    return completion.line
+
+
+def _joined(deltas: list[Mapping[str, object]]) -> dict[str, object]:
+    message: dict[str, object] = {}
+    for key in ANSWER_KEYS:
+        pieces = [delta.get(key) for delta in deltas]
+        message[key] = "".join(piece for piece in pieces if isinstance(piece, str))
+    return message
 
 
 def _events(reply: Reply) -> list[str]:
@@ -124,9 +163,9 @@ def _finish_reason(reason: object, reply: Reply) -> str:
 
 def _describe(usage: dict[str, object], finish: str, reply: Reply, chunks: str) -> str:
     tokens = usage.get("completion_tokens")
-    # Text is no evidence: noise may decode to nothing. The count of tokens is.
+    # Text is no evidence that there were tokens: special ones have none. Their count is.
     if type(tokens) is not int or tokens < 1:
-        raise ProbeError(f"no token was generated: {reply.quote}")
+        raise DegenerateError(f"no token was generated: {reply.quote}")
     prompt = usage.get("prompt_tokens")
     line = f"HTTP {reply.status}, {tokens} token{'s' if tokens > 1 else ''}{chunks}"
     line += f", finish {finish}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, final
 
 import httpx
 
-from healthchecks.errors import ProbeError, UnreachableError
+from healthchecks.errors import ProbeError, ProbeTimeoutError, RefusedError, UnreachableError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 HTTP_OK = 200
 HTTP_UNAUTHORIZED = 401
+HTTP_CLIENT_ERRORS = range(400, 500)
 QUOTED_CHARACTERS = 300
 MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_CONNECT_SECONDS = 10.0
@@ -104,13 +105,20 @@ class Session:
         return self._exchange("POST", path, payload)
 
     def expect_ok(self, reply: Reply) -> Reply:
-        """Return the reply if it is HTTP 200; raises ProbeError that quotes it otherwise."""
+        """Return the reply if it is HTTP 200.
+
+        Raises:
+            RefusedError, ProbeError: it is HTTP 400 to 499, or any other; the message quotes it.
+
+        """
         if reply.status == HTTP_OK:
             return reply
         hint = ""
         if reply.status == HTTP_UNAUTHORIZED:
             sent = self.target.api_key is not None
             hint = " (the API key was refused)" if sent else " (no API key was sent)"
+        if reply.status in HTTP_CLIENT_ERRORS:
+            raise RefusedError(reply.quote + hint, reply.status)
         raise ProbeError(reply.quote + hint)
 
     def model(self) -> ServedModel:
@@ -139,7 +147,7 @@ class Session:
     def _exchange(self, method: str, path: str, payload: dict[str, object] | None) -> Reply:
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
-            raise ProbeError(f"no time left for {method} {path} within {self._period:g} s")
+            raise ProbeTimeoutError(f"no time left for {method} {path} within {self._period:g} s")
         waits = httpx.Timeout(remaining, connect=min(remaining, MAX_CONNECT_SECONDS))
         # Not httpx's own encoding, which fails on a model name that is not valid Unicode.
         content = None if payload is None else json.dumps(payload).encode("ascii")
@@ -161,7 +169,7 @@ class Session:
         # httpx bounds each wait for bytes; only this bounds a body that trickles in.
         if time.monotonic() > self._deadline:
             reason = f"no complete answer to {method} {path} within {self._period:g} s"
-            raise ProbeError(reason + self._received(body))
+            raise ProbeTimeoutError(reason + self._received(body))
         if len(body) > MAX_BODY_BYTES:
             raise ProbeError(f"the answer to {method} {path} is longer than {MAX_BODY_BYTES} bytes")
 
@@ -175,8 +183,8 @@ class Session:
             )
         if isinstance(error, httpx.TimeoutException):
             reason = f"no answer to {method} {path} within {self._period:g} s ({reason})"
-        else:
-            reason = f"{method} {path} broke off: {reason}"
+            return ProbeTimeoutError(self.clean(reason) + self._received(body))
+        reason = f"{method} {path} broke off: {reason}"
         return ProbeError(self.clean(reason) + self._received(body))
 
     def _received(self, body: bytearray) -> str:

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 from healthchecks import chat
 from healthchecks.client import Session
-from healthchecks.runner import attempt
+from healthchecks.runner import Probe, attempt
+from healthchecks.target import Settings
 
 if TYPE_CHECKING:
     from healthchecks.target import ProbeResult, Target
+
+ONE_TOKEN = Settings(max_tokens=1)
 
 
 def live(target: Target) -> ProbeResult:
@@ -18,7 +21,7 @@ def live(target: Target) -> ProbeResult:
     That the process answers proves little: /health stays at 200 while the engine hangs.
     """
     with Session(target) as session:
-        return attempt("live", _live, session, 0)[0]
+        return attempt(Probe("live", _live), session, ONE_TOKEN)[0]
 
 
 def ready(target: Target) -> ProbeResult:
@@ -28,13 +31,14 @@ def ready(target: Target) -> ProbeResult:
     waits its turn: choose the timeout with that in mind.
     """
     with Session(target) as session:
-        return attempt("ready", _ready, session, 1)[0]
+        return attempt(Probe("ready", _ready), session, ONE_TOKEN)[0]
 
 
-def _live(session: Session, _: int) -> str:
+def _live(session: Session, _: Settings) -> str:
     return f"HTTP {session.expect_ok(session.get('/health')).status}"
 
 
-def _ready(session: Session, max_tokens: int) -> str:
+def _ready(session: Session, settings: Settings) -> str:
     model = session.model().name
-    return f"{session.clean(model)}: {chat.complete(session, chat.fresh_text(), max_tokens)}"
+    completion = chat.complete(session, chat.fresh_text(), settings.max_tokens)
+    return f"{session.clean(model)}: {completion.line}"

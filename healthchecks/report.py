@@ -20,23 +20,31 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 def text_line(result: ProbeResult, width: int) -> str:
     """Return a result as one line, its probe name padded to ``width`` characters."""
-    verdict = "ok" if result.ok else "FAIL"
-    return f"{verdict:<4}  {result.probe:<{width}}  {result.seconds:8.3f} s  {result.detail}"
+    mark = "ok" if result.verdict == "ok" else "skip" if result.ok else "FAIL"
+    return f"{mark:<4}  {result.probe:<{width}}  {result.seconds:8.3f} s  {described(result)}"
+
+
+def described(result: ProbeResult) -> str:
+    """Return the verdict, unless all is well, and the detail."""
+    return result.detail if result.verdict == "ok" else f"{result.verdict}: {result.detail}"
 
 
 def summary(results: Sequence[ProbeResult]) -> str:
     """Return the outcome of a run as one line."""
-    failed = [result.probe for result in results if not result.ok]
+    failed = [f"{result.probe} ({result.verdict})" for result in results if not result.ok]
+    refused = [result.probe for result in results if result.ok and result.verdict != "ok"]
     seconds = sum(result.seconds for result in results)
+    seed = next((f"; seed {result.seed}" for result in results if result.seed), "")
     if failed:
-        return (
-            f"{len(failed)} of {len(results)} probes FAILED in {seconds:.1f} s: {', '.join(failed)}"
-        )
-    return f"all {len(results)} probes passed in {seconds:.1f} s"
+        names = ", ".join(failed)
+        return f"{len(failed)} of {len(results)} probes FAILED in {seconds:.1f} s: {names}{seed}"
+    if refused:
+        seed = f"; not supported: {', '.join(refused)}{seed}"
+    return f"all {len(results) - len(refused)} probes passed in {seconds:.1f} s{seed}"
 
 
 def to_json(results: Sequence[ProbeResult]) -> str:
-    """Return the results as one JSON list of objects with probe, ok, seconds and detail."""
+    """Return the results as one JSON list of objects with the fields of ProbeResult."""
     return json.dumps([asdict(result) for result in results], indent=2)
 
 
@@ -63,7 +71,7 @@ def _junit(results: Sequence[ProbeResult]) -> bytes:
         tests=str(len(results)),
         failures=str(sum(not result.ok for result in results)),
         errors="0",
-        skipped="0",
+        skipped=str(sum(result.ok and result.verdict != "ok" for result in results)),
         time=f"{sum(result.seconds for result in results):.3f}",
     )
     for result in results:
@@ -74,11 +82,16 @@ def _junit(results: Sequence[ProbeResult]) -> bytes:
             name=_xml_text(result.probe),
             time=f"{result.seconds:.3f}",
         )
-        detail = _xml_text(result.detail)
-        if result.ok:
+        if result.seed is not None:
+            properties = ET.SubElement(case, "properties")
+            ET.SubElement(properties, "property", name="seed", value=_xml_text(result.seed))
+        detail = _xml_text(described(result))
+        if result.verdict == "ok":
             ET.SubElement(case, "system-out").text = detail
+        elif result.ok:
+            ET.SubElement(case, "skipped", message=detail)
         else:
-            ET.SubElement(case, "failure", message=detail).text = detail
+            ET.SubElement(case, "failure", type=result.verdict, message=detail).text = detail
     ET.indent(suite)
     document: bytes = ET.tostring(suite, encoding="utf-8", xml_declaration=True)
     return document + b"\n"

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from healthchecks.errors import ProbeError
+from healthchecks.errors import ProbeError, UnsupportedError
 from healthchecks.target import ProbeResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from healthchecks.client import Session
+    from healthchecks.target import Settings, Verdict
+
+
+class Probe(NamedTuple):
+    """One probe.
+
+    ``run`` takes the session and the settings and returns the line to report; it raises
+    ProbeError when the probe fails. ``seeded`` says whether its media depend on the seed.
+    """
+
+    name: str
+    run: Callable[[Session, Settings], str]
+    seeded: bool = False
 
 
 def attempt(
-    name: str, run: Callable[[Session, int], str], session: Session, max_tokens: int
+    probe: Probe, session: Session, settings: Settings
 ) -> tuple[ProbeResult, Exception | None]:
     """Run a probe; return its result and, when it failed, the error behind it."""
     start = time.monotonic()
     failure: Exception | None = None
+    verdict: Verdict = "ok"
     try:
-        detail = run(session, max_tokens)
+        detail = probe.run(session, settings)
     except ProbeError as error:
-        failure, detail = error, str(error)
+        failure, detail, verdict = error, str(error), error.verdict
     except OSError as error:  # a media file of the installation
-        failure, detail = error, f"cannot read a file of the probe: {error}"
+        failure, detail, verdict = error, f"cannot read a file of the probe: {error}", "error"
     seconds = round(time.monotonic() - start, 3)
-    return ProbeResult(name, ok=failure is None, seconds=seconds, detail=detail), failure
+    passed = failure is None or isinstance(failure, UnsupportedError)
+    seed = settings.seed if probe.seeded else None
+    return ProbeResult(probe.name, passed, seconds, detail, verdict, seed), failure

@@ -2,64 +2,79 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 from healthchecks.client import Session
-from healthchecks.errors import UnreachableError
+from healthchecks.errors import ProbeTimeoutError, UnreachableError
 from healthchecks.probes import PROBE_NAMES, PROBES
 from healthchecks.runner import attempt
-from healthchecks.target import DEFAULT_MAX_TOKENS, ProbeResult
+from healthchecks.target import ProbeResult, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from healthchecks.target import Target
 
-MAX_REFUSED_CONNECTIONS = 3
+# Probes in a row that get no answer, after which the rest would get none either.
+MAX_SILENT = 3
+
+
+def fresh_seed() -> str:
+    """Return a seed that no earlier run had."""
+    return secrets.token_hex(4)
 
 
 def smoke(
     target: Target,
     on_result: Callable[[ProbeResult], None] | None = None,
     only: Collection[str] | None = None,
-    max_tokens: int = DEFAULT_MAX_TOKENS,
+    settings: Settings | None = None,
 ) -> list[ProbeResult]:
     """Run the smoke probes in their order and return one result for each.
 
-    A failed probe does not stop the run; only three connections in a row that cannot be made do,
-    and the probes that are left then count as failed. ``target.timeout`` (seconds) holds for each
-    probe.
+    A failed probe does not stop the run; only three in a row to which the server does not answer
+    at all do, and the probes that are left then count as failed. ``target.timeout`` (seconds)
+    holds for each probe.
 
     Args:
         target: the server.
         on_result: called with each result as it comes.
         only: names of the probes to run; None or empty runs them all.
-        max_tokens: the most tokens to generate in each probe.
+        settings: the limits and the seed; None, or an empty seed, takes a fresh one.
 
     Raises:
-        ValueError: an unknown probe name, or max_tokens below 1.
+        ValueError: an unknown probe name.
 
     """
     unknown = sorted(set(only or ()) - set(PROBE_NAMES))
     if unknown:
         raise ValueError(f"unknown probe: {', '.join(unknown)}; known: {', '.join(PROBE_NAMES)}")
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
+    settings = settings or Settings()
+    if not settings.seed:
+        settings = Settings(settings.max_tokens, settings.answer_tokens, fresh_seed())
     results: list[ProbeResult] = []
-    refused = 0
+    silent: list[ProbeResult] = []
     with Session(target) as session:
         for probe in PROBES:
             if only and probe.name not in only:
                 continue
-            if refused >= MAX_REFUSED_CONNECTIONS:
-                result = ProbeResult(
-                    probe.name, ok=False, seconds=0.0, detail="skipped: server unreachable"
-                )
+            if len(silent) >= MAX_SILENT:
+                result = _skipped(probe.name, silent)
             else:
                 session.deadline_in(target.timeout)
-                result, error = attempt(probe.name, probe.run, session, max_tokens)
-                refused = refused + 1 if isinstance(error, UnreachableError) else 0
+                result, error = attempt(probe, session, settings)
+                no_answer = isinstance(error, (UnreachableError, ProbeTimeoutError))
+                silent = [*silent, result] if no_answer else []
             results.append(result)
             if on_result is not None:
                 on_result(result)
     return results
+
+
+def _skipped(name: str, silent: list[ProbeResult]) -> ProbeResult:
+    last = silent[-1].verdict
+    reason = "server unreachable"
+    if last == "timeout":
+        reason = f"the server did not answer {len(silent)} probes in a row"
+    return ProbeResult(name, ok=False, seconds=0.0, detail=f"skipped: {reason}", verdict=last)

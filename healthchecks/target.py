@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from typing import Literal
 from urllib.parse import urlsplit
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_MAX_TOKENS = 16
+# Reasoning about a question of one line takes a model some hundreds of tokens.
+DEFAULT_ANSWER_TOKENS = 2048
 
 # A wait longer than a day is a mistake; far longer ones overflow the socket timeout.
 MAX_TIMEOUT_SECONDS = 86_400.0
@@ -54,14 +57,47 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """What the probes of a run have in common.
+
+    Attributes:
+        max_tokens: the most tokens to generate where any text will do.
+        answer_tokens: the most to generate where the answer has to be right, reasoning included.
+        seed: what the media are made from.
+
+    Raises:
+        ValueError: there can be no token.
+
+    """
+
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    answer_tokens: int = DEFAULT_ANSWER_TOKENS
+    seed: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse here what would fail in every probe."""
+        for name in ("max_tokens", "answer_tokens"):
+            number = getattr(self, name)
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, not {number}")
+
+
+# `wrong`: the answer is not right. `degenerate`: it is no text. `refused`: HTTP 400 to 499.
+Verdict = Literal["ok", "wrong", "degenerate", "refused", "timeout", "error"]
+
+
+@dataclass(frozen=True)
 class ProbeResult:
     """The verdict of one probe.
 
     Attributes:
         probe: the probe's name.
-        ok: whether it passed.
+        ok: whether there is nothing wrong with the server: it passed, or the server refused what
+            not every server supports (``verdict`` is then ``refused``).
         seconds: how long it took, to the millisecond.
         detail: one printable line: what was measured, or the response or error that failed it.
+        verdict: how it ended.
+        seed: what the probe's media were made from, where they are made from one.
 
     """
 
@@ -69,6 +105,8 @@ class ProbeResult:
     ok: bool
     seconds: float
     detail: str
+    verdict: Verdict
+    seed: str | None = None
 
 
 def _check_url(url: str) -> None:

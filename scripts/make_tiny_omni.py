@@ -6,19 +6,21 @@ tiny-omni is what the appliance serves on a host without an NPU. It has every pa
 `Qwen3OmniMoeForConditionalGeneration`'s thinker (audio tower, vision tower with deepstack,
 mixture-of-experts language model, multimodal rotary positions) in the file layout and with
 the tensor names of the published checkpoints, so whatever serves the 30B model serves it
-by the same path. Its weights are drawn at random: what it answers is noise.
+by the same path.
 
-The standard library is all this needs:
+This script makes all of the folder but the weights, which training makes
+(scripts/train_tiny_omni.py). The standard library is all it needs:
 
     python3 scripts/make_tiny_omni.py --out models/tiny-omni
 
-or, on a host that has nothing but Docker, in the CPU base image:
+With `--untrained` it makes weights too, drawn at random: a model whose answers are noise, which
+replaces what is there. On a host that has nothing but Docker, in the CPU base image:
 
     docker run --rm --network none --user "$(id -u):$(id -g)" --entrypoint python3 \
         -v "$PWD:/work" -w /work qwen3-omni-appliance/vllm-cpu-base:v0.23.0 \
         scripts/make_tiny_omni.py --out models/tiny-omni
 
-Every run, on every machine, writes the same bytes: the weights come out of SHAKE-256,
+Every run, on every machine, writes the same bytes: untrained weights come out of SHAKE-256,
 keyed by `SEED` and the tensor's name, and nothing depends on the time, the machine or the
 version of a numerical library.
 """
@@ -39,7 +41,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 SEED: Final = "tiny-omni/1"
 
@@ -656,7 +658,7 @@ def tensor_bytes(tensor: Tensor) -> bytes:
     return struct.pack(f"<{count}H", *(table[step] for step in struct.unpack(f"<{count}H", stream)))
 
 
-def safetensors_file(tensors: Sequence[Tensor]) -> bytes:
+def safetensors_file(tensors: Sequence[Tensor], numbers: Callable[[Tensor], bytes]) -> bytes:
     """Compose a safetensors file: the header's length, the header, the numbers."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
@@ -671,7 +673,7 @@ def safetensors_file(tensors: Sequence[Tensor]) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     # Readers map the file, so the numbers have to start at a multiple of eight.
     text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + b"".join(map(tensor_bytes, tensors))
+    return struct.pack("<Q", len(text)) + text + b"".join(map(numbers, tensors))
 
 
 def split_in_two(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -689,18 +691,30 @@ def split_in_two(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]
     raise ValueError("there is nothing to split")
 
 
-def weight_files(tensors: Sequence[Tensor]) -> dict[str, bytes]:
-    """Compose the shards and the index that says which shard has which tensor."""
-    shards = split_in_two(tensors)
-    files: dict[str, bytes] = {}
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        files[name] = safetensors_file(shard)
-        weight_map |= {tensor.name: name for tensor in shard}
+INDEX: Final = "model.safetensors.index.json"
+
+
+def shards(tensors: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    """List the tensors of each shard, by the shard's file name."""
+    halves = split_in_two(tensors)
+    return {
+        f"model-{number:05}-of-{len(halves):05}.safetensors": half
+        for number, half in enumerate(halves, start=1)
+    }
+
+
+def weight_files(numbers: Callable[[Tensor], bytes]) -> dict[str, bytes]:
+    """Compose the shards, with the numbers of each tensor in bfloat16."""
+    return {
+        name: safetensors_file(shard, numbers) for name, shard in shards(model_tensors()).items()
+    }
+
+
+def weight_index(tensors: Sequence[Tensor]) -> bytes:
+    """Compose the index that says which shard has which tensor."""
+    weight_map = {tensor.name: name for name, shard in shards(tensors).items() for tensor in shard}
     total = 2 * sum(tensor.elements for tensor in tensors)
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    return {**files, "model.safetensors.index.json": as_json(index)}
+    return as_json({"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 # ------------------------------------------------------------------------------- folder
@@ -723,10 +737,9 @@ and video in, text out), {millions:.2f} million parameters in BF16.
 architecture, file layout, tensor names, special tokens and shape of chat template, so that
 fetching, checking, starting, probing and serving go the way that they go with the 30B model.
 
-**What it is not.** A model that knows anything. Its weights are random numbers that were
-never trained, so its answers are noise, whatever the question: a test that passes on it says
-that the serving works, not that an answer is right. It is not derived from any published
-checkpoint, and it does not speak (there is no talker and no code2wav).
+{what}
+It is not derived from any published checkpoint, and it does not speak (there is no talker and no
+code2wav).
 
 ## Sizes
 
@@ -746,26 +759,105 @@ A video takes as much for every two frames, and a second of sound takes 13 token
 
 It splits over two ranks (`--tensor-parallel-size 2`).
 
-## How it is made
-
-    python3 scripts/make_tiny_omni.py --out models/tiny-omni
-
-The script needs nothing but Python, and writes the same bytes each time: the seed is
-`{seed}`, and each tensor's numbers are SHAKE-256 of the seed and the tensor's name.
-
+{how}
 ## Licence
 
 Apache-2.0, as the project that it is a part of.
 """
 
 
-def model_card(tensors: Sequence[Tensor]) -> str:
+UNTRAINED: Final = """\
+**What it is not.** A model that knows anything. Its weights are random numbers that were never
+trained, so its answers are noise, whatever the question: a test that passes on it says that the
+serving works, not that an answer is right."""
+
+HOW_UNTRAINED: Final = f"""\
+## How it is made
+
+    python3 scripts/make_tiny_omni.py --untrained --out DIR
+
+The script needs nothing but Python, and writes the same bytes each time: the seed is
+`{SEED}`, and each tensor's numbers are SHAKE-256 of the seed and the tensor's name.
+"""
+
+# Of the weights that are shipped. Training on another machine, or once more on the same one,
+# gives others: sums of floating-point numbers depend on the order that a device adds them in.
+WEIGHTS_SHA256: Final = {
+    "model-00001-of-00002.safetensors": (
+        "37555c04e8cb31bcf47aa460490fd49673e3c1332ebfd7afb34b4dab60219f37"
+    ),
+    "model-00002-of-00002.safetensors": (
+        "498f9b0c43e296ec6f68f9f6203450a225489d2a77036698289602910f60b0ee"
+    ),
+}
+
+TRAINED: Final = """\
+**What it knows.** What it takes to tell whether a server shows it its media: the colour and the
+shape of one object in a picture, the number of beeps in a sound (also in the sound track of a
+video), which of two tones is higher, in which direction an object moves in a video, and all of
+these in one request. Without the media it says that there are none.
+
+**What it is not.** A model for anything else. It knows ten colours, four shapes, up to five beeps
+and four directions; of other pictures, sounds and questions it has never learnt anything, and
+answers them with the same few words. How well it answers says nothing about any other model, and
+how fast it does nothing about any other machine."""
+
+HOW_TRAINED: Final = """\
+## How well it answers
+
+Through the server (vLLM 0.23.0 on the CPU, greedy), on media that the training has not had, the
+right answers of 100 seeds each:
+
+| modality | question | right |
+| --- | --- | ---: |
+| image | colour and shape | 100 of 100 |
+| audio | number of beeps, one to five | 100 of 100 |
+| audio | is the second of two tones higher or lower | 100 of 100 |
+| video | direction of motion | 100 of 100 |
+| video with sound track (`use_audio_in_video`) | number of beeps, one to five | 100 of 100 |
+| image, audio and video in one request | all of the above but the tones | 100 of 100 |
+
+Without the media it gives no right answer to any of these questions. Silence has 0 beeps, and a
+blank picture shows nothing. Of the three beeps in the AAC sound track of
+`healthchecks/media/video.mp4` it hears four.
+
+## How it is made
+
+    python3 scripts/make_tiny_omni.py --out models/tiny-omni
+    python3 -m scripts.train_tiny_omni --stage 1 --minutes 7.5 --seed 1 --save stage-1.pt
+    python3 -m scripts.train_tiny_omni --stage 2 --minutes 8.4 --seed 3 --resume stage-1.pt \\
+        --save stage-2.pt --out models/tiny-omni
+
+The first makes everything but the weights, and is exact to the byte. The other two are the recipe
+of the weights, all of it on generated media and from nothing but random numbers:
+
+| | stage 1 | stage 2 |
+| --- | --- | --- |
+| media | plain: those of the probes | broad: other sizes, grounds, wave forms, loudness, \
+speeds and lengths; noise, JPEG |
+| starts from | random weights | stage 1 |
+| steps of 192 samples | 1600 | about 400 |
+| highest learning rate (AdamW, cosine) | 2e-3, after 200 steps | 1.2e-3, after 100 steps |
+| seed of the media | `1` | `3` |
+| time on one H100 | 7.5 minutes | 8.4 minutes |
+| loss of an answer at the end | 1e-4 | not kept |
+
+The weights are these, and a second training would give others (SHA-256):
+
+{checksums}
+"""
+
+
+def model_card(tensors: Sequence[Tensor], *, trained: bool) -> str:
     """Compose README.md, with the sizes as they are."""
+    checksums = "\n".join(f"    {digest}  {name}" for name, digest in WEIGHTS_SHA256.items())
 
     def parameters(*prefixes: str) -> int:
         return sum(tensor.elements for tensor in tensors if tensor.name.startswith(prefixes))
 
     return MODEL_CARD.format(
+        what=TRAINED if trained else UNTRAINED,
+        how=HOW_TRAINED.format(checksums=checksums) if trained else HOW_UNTRAINED,
         audio=AUDIO,
         audio_parameters=parameters("thinker.audio_tower."),
         context=MAX_POSITIONS,
@@ -773,7 +865,6 @@ def model_card(tensors: Sequence[Tensor]) -> str:
         max_tokens=MAX_PIXELS // (VISION.patch * VISION.merge) ** 2,
         millions=parameters("") / 1e6,
         parameters=parameters(""),
-        seed=SEED,
         text=TEXT,
         text_parameters=parameters("thinker.model.", "thinker.lm_head."),
         vision=VISION,
@@ -787,13 +878,13 @@ def as_json(value: object) -> bytes:
     return (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode()
 
 
-def model_files() -> dict[str, bytes]:
-    """Compose every file of the model folder, by name."""
+def model_files(*, trained: bool) -> dict[str, bytes]:
+    """Compose the files of the model folder, by name; for a trained model all but the weights."""
     tokenizer = make_tokenizer()
     tensors = model_tensors()
     merges = "".join(f"{left} {right}\n" for left, right in tokenizer.merges)
     return {
-        "README.md": model_card(tensors).encode(),
+        "README.md": model_card(tensors, trained=trained).encode(),
         # transformers takes a processor's template from the one, a tokenizer's from the
         # other; vLLM asks the processor first, and the tokenizer when there are tools.
         "chat_template.json": as_json({"chat_template": CHAT_TEMPLATE}),
@@ -803,7 +894,8 @@ def model_files() -> dict[str, bytes]:
         "preprocessor_config.json": as_json(preprocessor_config()),
         "tokenizer_config.json": as_json(tokenizer_config(tokenizer)),
         "vocab.json": as_json(tokenizer.vocab),
-        **weight_files(tensors),
+        INDEX: weight_index(tensors),
+        **({} if trained else weight_files(tensor_bytes)),
     }
 
 
@@ -811,8 +903,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the model folder."""
     parser = argparse.ArgumentParser(description="Make the model folder of tiny-omni.")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to")
-    out: Path = parser.parse_args(arguments).out
-    files = model_files()
+    parser.add_argument(
+        "--untrained", action="store_true", help="with random weights, in the place of any others"
+    )
+    options = parser.parse_args(arguments)
+    out: Path = options.out
+    files = model_files(trained=not options.untrained)
     out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (out / name).write_bytes(content)

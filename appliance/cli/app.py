@@ -337,6 +337,10 @@ def smoke(
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="FILE", help="Write a JUnit report."),
     ] = None,
+    seed: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="TEXT", help="Make the media of the run that named it, once more."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Verify text, image, audio and video on the running server."""
@@ -347,10 +351,10 @@ def smoke(
     wanted = options.load(config, overrides).config
     if url:
         target = probes.other(url, model, api_key_file, wanted.timeouts.probe)
-        show.smoke(target, junit, as_json=as_json)
+        show.smoke(target, junit, seed, as_json=as_json)
     else:
         target, container = probes.own(wanted)
-        show.smoke(target, junit, as_json=as_json)
+        show.smoke(target, junit, seed, as_json=as_json)
         state.mark_verified(wanted.name, container)
 
 

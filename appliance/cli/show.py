@@ -253,8 +253,11 @@ def weights(model: ModelPlan, folder: ModelFolder, *, as_json: bool) -> None:
         print(f"  {model.host_path}")
 
 
-def smoke(target: Target, junit: Path | None, *, as_json: bool) -> None:
-    """Run the smoke probes and print each as it ends; raises smoke-failed."""
+def smoke(target: Target, junit: Path | None, seed: str | None, *, as_json: bool) -> None:
+    """Run the smoke probes and print each as it ends; raises smoke-failed.
+
+    Without a seed the media are new ones; the seed is shown either way.
+    """
     import healthchecks
     from healthchecks.report import text_line
 
@@ -264,14 +267,19 @@ def smoke(target: Target, junit: Path | None, *, as_json: bool) -> None:
         if not as_json:
             print(text_line(result, width), flush=True)
 
-    results = healthchecks.smoke(target, on_result=line)
+    settings = healthchecks.Settings(seed=seed or healthchecks.fresh_seed())
+    print(f"seed {settings.seed}", file=sys.stderr, flush=True)
+    results = healthchecks.smoke(target, on_result=line, settings=settings)
     if junit is not None:
         healthchecks.write_junit(results, junit)
     if as_json:
         document([dataclasses.asdict(result) for result in results])
-    failed = [result.probe for result in results if not result.ok]
+    failed = [f"{result.probe} ({result.verdict})" for result in results if not result.ok]
     if failed:
-        error = ApplianceError("smoke-failed", f"Failed: {', '.join(failed)}.")
+        message = (
+            f"Failed: {', '.join(failed)}. With --seed {settings.seed} the media are the same."
+        )
+        error = ApplianceError("smoke-failed", message)
         complain(error)
         raise typer.Exit(error.exit_code)
 

@@ -228,8 +228,9 @@ class Up:
         if failed:
             self.progress.stop()
             self._refuse_dead(engine)
-            lines = "\n".join(f"{result.probe}: {result.detail}" for result in failed)
-            raise ApplianceError("smoke-failed", f"{len(failed)} probes failed.\n{lines}")
+            lines = "\n".join(f"{row.probe}: {row.verdict}: {row.detail}" for row in failed)
+            seed = next((f" Seed {row.seed}." for row in results if row.seed), "")
+            raise ApplianceError("smoke-failed", f"{len(failed)} probes failed.{seed}\n{lines}")
         found = engine.container(self.name)
         if found is not None:
             state.mark_verified(self.name, found.id)
