@@ -89,11 +89,9 @@ def answer_right(session: Session, exercise: Exercise, settings: Settings) -> st
     reason = complaint(exercise, said)
     if reason is not None:
         hint = " (does the server ignore use_audio_in_video?)" if modality.optional else ""
-        raise WrongError(
-            session.clean(f"expected {exercise.right}, but {reason}{hint}; ")
-            + f"it said {_quote(session, said)}"
-        )
-    return f"{exercise.right}, as it should be: {_quote(session, said)}"
+        found = session.clean(f"expected {exercise.right}, but {reason}{hint}")
+        raise WrongError(f"{found}: {_quote(session, said)}")
+    return f"right, {exercise.right}: {_quote(session, said)}"
 
 
 def ask(

@@ -37,7 +37,7 @@ def complaint(wanted: Mapping[str, str], answer: str) -> str | None:
         if not said[fact]:
             return f"it names no {fact}"
         if said[fact] != {value}:
-            return f"it names {' and '.join(sorted(said[fact]))} as {fact}"
+            return f"the {fact} is {' and '.join(sorted(said[fact]))} in it"
     return None
 
 

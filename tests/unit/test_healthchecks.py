@@ -2,191 +2,44 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import os
 import socket
 import subprocess
 import sys
-import threading
-import wave
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING
 
 import pytest
 
 import healthchecks
-from healthchecks import PROBE_NAMES, ProbeResult, Target, __main__, media
+from healthchecks import PROBE_NAMES, ProbeResult, Settings, Target, __main__, exercises
+from tests.unit.fake_vllm import (
+    CONTEXT,
+    MODEL,
+    SEED,
+    USAGE,
+    Answer,
+    FakeServer,
+    Hangup,
+    Json,
+    answer,
+    chunk,
+    completion,
+    events,
+    good_chat,
+    is_over_limit,
+    modalities,
+    parts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "sk-not-for-any-output"
-CONTEXT = 512
-MODEL = "qwen3-omni"
-
-Json = dict[str, Any]
-
-
-class Answer(NamedTuple):
-    """What the server sends; a body of several parts is sent part by part, ``pause`` apart."""
-
-    status: int
-    parts: list[bytes]
-    content_type: str = "application/json"
-    pause: float = 0.0
-    location: str | None = None
-
-
-class Hangup(Exception):  # noqa: N818 - it is no error of the server
-    """The server closes the connection without an answer."""
-
-
-def answer(status: int, document: object) -> Answer:
-    return Answer(status, [json.dumps(document).encode()])
-
-
-def completion(tokens: int = 16, message: Json | None = None, finish: str = "length") -> Json:
-    return {
-        "object": "chat.completion",
-        "choices": [
-            {"index": 0, "message": message or {"content": None, "reasoning": ""}}
-            | {"finish_reason": finish}
-        ],
-        "usage": {"prompt_tokens": 812, "completion_tokens": tokens},
-    }
-
-
-def events(*documents: object, done: bool = True) -> Answer:
-    lines = [f"data: {json.dumps(document)}\n\n".encode() for document in documents]
-    return Answer(200, [*lines, b"data: [DONE]\n\n"] if done else lines, "text/event-stream")
-
-
-def chunk(finish: str | None = None) -> Json:
-    # A line separator inside a string must not split the event.
-    choice = {"index": 0, "delta": {"content": "\u2028"}, "finish_reason": finish}
-    return {"choices": [choice], "usage": None}
-
-
-USAGE: Json = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 2}}
-
-
-def parts(request: Json) -> list[Json]:
-    content = request["messages"][0]["content"]
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
-def modalities(request: Json) -> list[str]:
-    return [part["type"] for part in parts(request)]
-
-
-def is_over_limit(request: Json) -> bool:
-    return any(len(part.get("text", "").split()) > CONTEXT for part in parts(request))
-
-
-def good_chat(request: Json) -> Answer:
-    if is_over_limit(request):
-        message = f"This model's maximum context length is {CONTEXT} tokens."
-        return answer(400, {"error": {"message": message, "type": "BadRequestError"}})
-    if request.get("stream"):
-        assert request["stream_options"] == {"include_usage": True}
-        return events(chunk(), chunk("length"), USAGE)
-    return answer(200, completion(request["max_tokens"]))
-
-
-@final
-@dataclass
-class FakeServer:
-    """A server of the test; its behaviour is in its attributes."""
-
-    chat: Callable[[Json], Answer] = good_chat
-    models: Answer = field(
-        default_factory=lambda: answer(
-            200, {"object": "list", "data": [{"id": MODEL, "max_model_len": CONTEXT}]}
-        )
-    )
-    health: Answer = field(default_factory=lambda: Answer(200, []))
-    key: str | None = None
-    port: int = 0
-    requests: list[Json] = field(default_factory=list)
-    authorizations: list[str | None] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.released = threading.Event()
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                fake.handle(self, None)
-
-            def do_POST(self) -> None:
-                fake.handle(self, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                """Keep the output of the tests clean."""
-
-        self.httpd = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self.url = f"http://127.0.0.1:{self.httpd.server_port}"
-
-    def handle(self, handler: BaseHTTPRequestHandler, request: Json | None) -> None:
-        self.paths.append(handler.path)
-        self.authorizations.append(handler.headers.get("Authorization"))
-        try:
-            reply = self.route(handler.path, handler.headers.get("Authorization"), request)
-        except Hangup:
-            return
-        handler.send_response(reply.status)
-        handler.send_header("Content-Type", reply.content_type)
-        if reply.location is not None:
-            handler.send_header("Location", reply.location)
-        handler.end_headers()
-        try:
-            for part in reply.parts:
-                handler.wfile.write(part)
-                self.released.wait(reply.pause)
-        except OSError:
-            pass  # the client had enough
-
-    def route(self, path: str, authorization: str | None, request: Json | None) -> Answer:
-        if path == "/health":
-            return self.health
-        if self.key is not None and authorization != f"Bearer {self.key}":
-            return answer(401, {"error": "Unauthorized"})
-        if path == "/v1/models":
-            return self.models
-        if path == "/v1/chat/completions" and request is not None:
-            self.requests.append(request)
-            return self.chat(request)
-        return answer(404, {"detail": "Not Found"})
-
-    def hang(self, _: Json) -> Answer:
-        self.released.wait(30)
-        raise Hangup
-
-    def stop_listening(self) -> None:
-        if self.httpd.socket.fileno() < 0:
-            return
-        self.httpd.shutdown()
-        self.httpd.socket.close()
-
-    def __enter__(self) -> FakeServer:
-        threading.Thread(
-            target=self.httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-        ).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self.released.set()
-        self.stop_listening()
+SETTINGS = Settings(seed=SEED)
 
 
 @pytest.fixture
@@ -229,7 +82,7 @@ def failed(results: list[ProbeResult]) -> dict[str, str]:
 
 
 def one(server: FakeServer, probe: str) -> ProbeResult:
-    (result,) = healthchecks.smoke(target(server), only=[probe])
+    (result,) = healthchecks.smoke(target(server), only=[probe], settings=SETTINGS)
     return result
 
 
@@ -362,29 +215,41 @@ def test_any_answer_key_passes(server: FakeServer, key: str) -> None:
 
 def test_smoke_passes_on_a_good_server(server: FakeServer) -> None:
     seen: list[ProbeResult] = []
-    results = healthchecks.smoke(target(server), seen.append)
+    results = healthchecks.smoke(target(server), seen.append, settings=SETTINGS)
     assert failed(results) == {}
     assert seen == results
     assert [result.probe for result in results] == list(PROBE_NAMES)
     details = {result.probe: result.detail for result in results}
-    assert details["video-2"] == "HTTP 200, 16 tokens, finish length, prompt 812 tokens"
+    assert details["video-2"] == "right, up: 'up'"
+    assert details["video-control"].startswith("without media no right answer: 'I see no")
+    assert {result.verdict for result in results} == {"ok"}
     assert details["stream"] == ("HTTP 200, 2 tokens in 2 chunks, finish length, prompt 9 tokens")
     assert details["over-limit"].startswith("refused as it must be, HTTP 400: This model's maximum")
     assert details["text-after"].startswith("the engine survived: HTTP 200")
     assert all(request["temperature"] == 0 for request in server.requests)
 
 
-def test_smoke_requests_are_fresh_and_the_guide_s(server: FakeServer) -> None:
-    healthchecks.smoke(target(server), max_tokens=3)
+def test_smoke_requests_are_fresh_and_of_the_limits(server: FakeServer) -> None:
+    settings = Settings(max_tokens=3, answer_tokens=99, seed=SEED)
+    healthchecks.smoke(target(server), settings=settings)
     texts = [request["messages"][0]["content"] for request in server.requests]
     plain = [text for text in texts if isinstance(text, str)]
     assert len({text.split()[0] for text in plain}) == len(plain) == 4
-    both = [r for r in server.requests if len(parts(r)) == 4]
-    assert [modalities(r) for r in both] == 2 * [["image_url", "audio_url", "video_url", "text"]]
-    assert parts(both[0])[3]["text"] == "Analyze this audio, image, and video together."
+    together = [r for r in server.requests if len(parts(r)) == 4]
+    assert [modalities(r) for r in together] == 2 * [
+        ["image_url", "audio_url", "video_url", "text"]
+    ]
     uuids = [part["uuid"] for r in server.requests for part in parts(r) if part["type"] != "text"]
-    assert len(set(uuids)) == len(uuids) == 12
-    assert {request["max_tokens"] for request in server.requests} == {3}
+    assert len(set(uuids)) == len(uuids) == 18
+    limits: dict[bool, list[int]] = {True: [], False: []}
+    for request, text in zip(server.requests, texts, strict=True):
+        limits[isinstance(text, str)].append(request["max_tokens"])
+    assert {kind: set(numbers) for kind, numbers in limits.items()} == {True: {3}, False: {99}}
+
+
+def test_reasoning_gets_no_more_than_half_of_the_context(server: FakeServer) -> None:
+    one(server, "image-1")
+    assert [request["max_tokens"] for request in server.requests] == [CONTEXT // 2]
 
 
 def test_smoke_runs_only_what_is_asked_in_table_order(server: FakeServer) -> None:
@@ -392,8 +257,9 @@ def test_smoke_runs_only_what_is_asked_in_table_order(server: FakeServer) -> Non
     assert [result.probe for result in results] == ["text", "stream"]
     with pytest.raises(ValueError, match="unknown probe: sound"):
         healthchecks.smoke(target(server), only=["sound"])
-    with pytest.raises(ValueError, match="max_tokens"):
-        healthchecks.smoke(target(server), max_tokens=0)
+    for wrong in ("max_tokens", "answer_tokens"):
+        with pytest.raises(ValueError, match=wrong):
+            Settings(**{wrong: 0})  # type: ignore[arg-type]
 
 
 def test_only_the_second_video_fails(server: FakeServer) -> None:
@@ -407,7 +273,7 @@ def test_only_the_second_video_fails(server: FakeServer) -> None:
         return good_chat(request)
 
     server.chat = chat
-    results = healthchecks.smoke(target(server))
+    results = healthchecks.smoke(target(server), settings=SETTINGS)
     assert list(failed(results)) == ["video-2"]
     assert failed(results)["video-2"].startswith("HTTP 500: ")
     assert "index out of range" in failed(results)["video-2"]
@@ -423,7 +289,7 @@ def test_engine_that_dies_ends_the_run_early(server: FakeServer) -> None:
 
     server.chat = chat
     seen: list[ProbeResult] = []
-    results = healthchecks.smoke(target(server), seen.append)
+    results = healthchecks.smoke(target(server), seen.append, settings=SETTINGS)
     assert seen == results
     assert [result.probe for result in results] == list(PROBE_NAMES)
     assert results[0].ok
@@ -448,7 +314,7 @@ def test_a_server_that_comes_back_is_probed_again() -> None:
 
     seen: list[bool] = []
     with first:
-        results = healthchecks.smoke(target(first), restart)
+        results = healthchecks.smoke(target(first), restart, settings=SETTINGS)
     assert seen[:4] == [True, False, False, True]
     assert all("cannot connect" in result.detail for result in results[4:7])
     assert {result.detail for result in results[7:]} == {"skipped: server unreachable"}
@@ -456,8 +322,18 @@ def test_a_server_that_comes_back_is_probed_again() -> None:
 
 def test_a_hung_probe_does_not_stop_the_next(server: FakeServer) -> None:
     server.chat = lambda r: server.hang(r) if "audio_url" in modalities(r) else good_chat(r)
-    results = healthchecks.smoke(target(server, 1), only=["audio-1", "audio-2", "text-after"])
+    names = ["audio-1", "audio-2", "text-after"]
+    results = healthchecks.smoke(target(server, 1), only=names, settings=SETTINGS)
     assert list(failed(results)) == ["audio-1", "audio-2"]
+    assert [result.verdict for result in results] == ["timeout", "timeout", "ok"]
+
+
+def test_a_server_that_hangs_ends_the_run_after_three_probes(server: FakeServer) -> None:
+    server.chat = server.hang
+    results = healthchecks.smoke(target(server, 0.5), settings=SETTINGS)
+    assert {result.verdict for result in results} == {"timeout"}
+    assert len(server.requests) == 3
+    assert results[3].detail == "skipped: the server did not answer 3 probes in a row"
 
 
 @pytest.mark.parametrize(
@@ -510,30 +386,12 @@ def test_over_limit_needs_the_context_length(server: FakeServer, length: object)
 
 
 def test_a_missing_media_file_is_a_failed_verdict(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(media.MEDIA_TYPES, "image", ("absent.jpg", "image/jpeg"))
-    assert "cannot read a file of the probe: " in one(server, "image-1").detail
-
-
-# media
-
-
-def test_media_decode_from_their_data_urls() -> None:
-    content = {}
-    for modality, (_, media_type) in media.MEDIA_TYPES.items():
-        head, encoded = media.data_url(modality).split(",")
-        assert head == f"data:{media_type};base64"
-        content[modality] = base64.b64decode(encoded, validate=True)
-    assert content["image"][:3] == b"\xff\xd8\xff"
-    assert content["image"][-2:] == b"\xff\xd9"
-    with wave.open(io.BytesIO(content["audio"])) as sound:
-        assert (sound.getnchannels(), sound.getframerate()) == (1, 16_000)
-        assert sound.getnframes() == 24_000
-    assert content["video"][4:8] == b"ftyp"
-    assert b"avc1" in content["video"]
-    assert b"mp4a" in content["video"]
-    assert sum(map(len, content.values())) < 100_000
+    monkeypatch.setattr(exercises, "FOLDER", tmp_path)
+    result = one(server, "image-jpeg")
+    assert "cannot read a file of the probe: " in result.detail
+    assert result.verdict == "error"
 
 
 # target
@@ -638,21 +496,26 @@ def test_junit_is_valid_whatever_the_detail_holds(tmp_path: Path) -> None:
     report.write_text("old", encoding="ascii")
     healthchecks.write_junit(
         [
-            ProbeResult("text", ok=True, seconds=0.25, detail="HTTP 200"),
-            ProbeResult("image-1", ok=False, seconds=1.5, detail="<&\"'\x00\x1b\ufffe\ud800é\n"),
+            ProbeResult("text", ok=True, seconds=0.25, detail="HTTP 200", verdict="ok"),
+            ProbeResult("image-1", False, 1.5, "<&\"'\x00\x1b\ufffe\ud800é\n", "wrong", "7"),
+            ProbeResult("track-1", True, 0.0, "not supported", "refused", "7"),
         ],
         str(report),
     )
     suite = ET.parse(report).getroot()  # noqa: S314 - our own file
     assert suite.tag == "testsuite"
-    assert {k: suite.get(k) for k in ("tests", "failures", "time")} == {
-        "tests": "2",
+    assert {k: suite.get(k) for k in ("tests", "failures", "skipped", "time")} == {
+        "tests": "3",
         "failures": "1",
+        "skipped": "1",
         "time": "1.750",
     }
-    assert [case.get("name") for case in suite.iter("testcase")] == ["text", "image-1"]
+    assert [case.get("name") for case in suite.iter("testcase")] == ["text", "image-1", "track-1"]
     (failure,) = suite.iter("failure")
-    assert (failure.get("message") or "").startswith("<&\"'\\x00\\x1b\\xfffe\\xd800é")
+    assert (failure.get("message") or "").startswith("wrong: <&\"'\\x00\\x1b\\xfffe\\xd800é")
+    assert failure.get("type") == "wrong"
+    assert [p.get("value") for p in suite.iter("property")] == ["7", "7"]
+    assert next(suite.iter("skipped")).get("message") == "refused: not supported"
     assert [path.name for path in tmp_path.iterdir()] == ["report.xml"]
 
 
@@ -668,35 +531,43 @@ def test_a_failed_junit_write_leaves_nothing_behind(tmp_path: Path) -> None:
 
 def test_cli_smoke_prints_aligned_lines_and_a_summary(server: FakeServer, tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
-    done = cli("smoke", "--url", server.url, "--junit", report)
+    done = cli("smoke", "--url", server.url, "--junit", report, "--seed", SEED)
     assert done.returncode == 0, done.stdout
     lines = done.stdout.splitlines()
     assert [line.split()[1] for line in lines] == list(PROBE_NAMES)
     assert {line[:4] for line in lines} == {"ok  "}
     assert len({line.index(" s  ") for line in lines}) == 1
-    assert done.stderr.startswith("all 12 probes passed in ")
-    assert ET.parse(report).getroot().get("tests") == "12"  # noqa: S314 - our own file
+    first, last = done.stderr.splitlines()
+    assert first == f"seed {SEED}"
+    assert last.startswith(f"all {len(PROBE_NAMES)} probes passed in ")
+    assert last.endswith(f"; seed {SEED}")
+    tests = ET.parse(report).getroot().get("tests")  # noqa: S314 - our own file
+    assert tests == str(len(PROBE_NAMES))
 
 
 def test_cli_smoke_json_is_one_list(server: FakeServer) -> None:
     server.chat = lambda r: Answer(500, [b"no"]) if "video_url" in modalities(r) else good_chat(r)
-    only = ("--only", "video-1", "text", "--only", "stream", "--max-tokens", 2)
+    only = ("--only", "video-1", "text", "--only", "stream", "--max-tokens", 2, "--seed", SEED)
     done = cli("smoke", "--url", server.url, "--json", *only)
     assert done.returncode == 1
-    assert done.stderr == ""
+    assert done.stderr == f"seed {SEED}\n"
     results = json.loads(done.stdout)
     assert [result["probe"] for result in results] == ["text", "video-1", "stream"]
     assert [result["ok"] for result in results] == [True, False, True]
-    assert {frozenset(r) for r in results} == {frozenset(("probe", "ok", "seconds", "detail"))}
+    keys = frozenset(("probe", "ok", "seconds", "detail", "verdict", "seed"))
+    assert {frozenset(result) for result in results} == {keys}
+    assert [result["verdict"] for result in results] == ["ok", "error", "ok"]
+    assert [result["seed"] for result in results] == [None, SEED, None]
     assert "HTTP 500: no" in results[1]["detail"]
 
 
 def test_cli_failed_smoke_names_the_probes(closed_url: str) -> None:
     done = cli("smoke", "--url", closed_url)
     assert done.returncode == 1
-    assert done.stdout.count("FAIL") == 12
-    assert done.stdout.count("skipped: server unreachable") == 9
-    assert done.stderr.startswith("12 of 12 probes FAILED in ")
+    count = len(PROBE_NAMES)
+    assert done.stdout.count("FAIL") == count
+    assert done.stdout.count("skipped: server unreachable") == count - 3
+    assert done.stderr.splitlines()[1].startswith(f"{count} of {count} probes FAILED in ")
 
 
 @pytest.mark.parametrize("command", ["live", "ready"])
@@ -722,6 +593,9 @@ def test_cli_exit_codes(server: FakeServer, closed_url: str, command: str) -> No
         ("ready", "--api-key-file", "/nonexistent/key"),
         ("smoke", "--only", "sound"),
         ("smoke", "--max-tokens", "0"),
+        ("smoke", "--answer-tokens", "0"),
+        ("stimuli", "--seed", "1"),
+        ("stimuli", "--seed", "1", "--out", "/dev/null/folder"),
         ("smoke", "--junit", "/nonexistent/report.xml"),
     ],
 )
