@@ -205,12 +205,14 @@ _NUMBER: Final = rf"[0-9]{{1,9}}|{'|'.join(word for word in vocabulary.NUMBERS i
 _NUMBER_ZH: Final = f"[{''.join(word for word in vocabulary.NUMBERS if not word.isascii())}]"
 
 
-def _with_moods(values: str) -> re.Pattern[str]:
-    # A doubt or a denial stands before a value, so the order here is of no importance.
+def _with_moods(values: str, hedges: str = vocabulary.HEDGES) -> re.Pattern[str]:
     return re.compile(
-        f"(?P<negation>{vocabulary.NEGATIONS})|(?P<hedge>{vocabulary.HEDGES})|{values}"
+        f"(?P<negation>{vocabulary.NEGATIONS})|(?P<hedge>{hedges})|{values}"
         f"|(?P<reversal>{vocabulary.REVERSALS})"
     )
+
+
+_NUMBER_HEDGES: Final = f"{vocabulary.HEDGES}|{vocabulary.ESTIMATES}"
 
 
 def _pattern(words: vocabulary.Words) -> re.Pattern[str]:
@@ -247,18 +249,18 @@ def _pitch_words() -> re.Pattern[str]:
 @cache
 def _counts() -> re.Pattern[str]:
     between = rf"(?:[ -](?!and\b|{_NUMBER})[\w-]+,?){{0,3}}"
-    return _with_moods(
-        rf"\b(?P<number>{_NUMBER})(?={between}[ -](?:{vocabulary.COUNTED})\b)"
-        rf"|(?P<number_zh>(?:\d{{1,9}}|{_NUMBER_ZH}))\s?(?={vocabulary.COUNTED_ZH})"
-    )
+    counted = rf"(?={between}[ -](?:{vocabulary.COUNTED})\b)"
+    chinese = rf"(?:\d{{1,9}}|{_NUMBER_ZH})\s?(?={vocabulary.COUNTED_ZH})"
+    values = rf"\b(?P<number>{_NUMBER}){counted}|(?P<number_zh>{chinese})"
+    return _with_moods(values, _NUMBER_HEDGES)
 
 
 @cache
 def _numbers() -> re.Pattern[str]:
     alone = rf"(?<![\u4e00-\u9fff]){_NUMBER_ZH}(?=个?(?:[^\u4e00-\u9fff]|$))"
-    return _with_moods(rf"\b(?P<number>{_NUMBER})\b|(?P<number_zh>{alone})")
+    return _with_moods(rf"\b(?P<number>{_NUMBER})\b|(?P<number_zh>{alone})", _NUMBER_HEDGES)
 
 
 @cache
 def _single() -> re.Pattern[str]:
-    return _with_moods(f"(?P<one>{vocabulary.SINGLE})")
+    return _with_moods(f"(?P<one>{vocabulary.SINGLE})", _NUMBER_HEDGES)

@@ -101,9 +101,12 @@ REVERSALS: Final = (
 # What makes the value that follows a guess.
 HEDGES: Final = (
     r"\b(?:maybe|perhaps|possibly|probably|presumably|likely|might|may|could|either|i guess"
-    r"|my guess|i suspect|approximately|at least|at most|more than|fewer than|less than|up to"
-    r"|(?:about|around|roughly|nearly|almost|over)(?= (?:\d|one\b|two\b|three\b|four\b|five\b)))\b"
-    r"|可能|也许|或许|大概|大约|似乎|好像|猜|至少|最多|超过|约(?=\d)"
+    r"|my guess|i suspect)\b|可能|也许|或许|大概|似乎|好像|猜"
+)
+# What makes the number that follows a guess.
+ESTIMATES: Final = (
+    r"\b(?:about|around|roughly|approximately|nearly|almost|over|at least|at most|more than"
+    r"|fewer than|less than|up to)\b|大约|约|至少|最多|超过"
 )
 # What makes the whole answer worth nothing: its author does not know.
 DISCLAIMERS: Final = (
