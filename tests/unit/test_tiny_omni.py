@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import math
@@ -68,12 +69,55 @@ def test_folder_is_small() -> None:
 
 
 def test_folder_is_what_the_script_makes(script: ModuleType, tmp_path: Path) -> None:
+    """To the byte, but for the weights."""
     assert script.main(["--out", str(tmp_path)]) == 0
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     shipped = {path.name: path.read_bytes() for path in MODEL.iterdir()}
-    assert made.keys() == shipped.keys()
+    weights = {name for name in shipped if name.endswith(".safetensors")}
+    assert made.keys() == shipped.keys() - weights
     # Names, not contents: a difference of megabytes helps nobody.
     assert [name for name in made if made[name] != shipped[name]] == []
+
+
+def test_untrained_weights_are_made_for_the_same_tensors(
+    script: ModuleType, tmp_path: Path, tensors: dict[str, Any]
+) -> None:
+    assert script.main(["--untrained", "--out", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in MODEL.iterdir()}
+    made: dict[str, Any] = {}
+    for path in tmp_path.glob("*.safetensors"):
+        made |= read_header(path)[0]
+    assert made == tensors
+    assert "never" in (tmp_path / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_card_names_the_weights_that_are_here(script: ModuleType) -> None:
+    found = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in MODEL.glob("*.safetensors")
+    }
+    assert found == script.WEIGHTS_SHA256
+    card = (MODEL / "README.md").read_text(encoding="utf-8")
+    assert all(f"{digest}  {name}" in card for name, digest in found.items())
+
+
+def test_the_weights_are_trained_ones(
+    script: ModuleType, shards: dict[str, dict[str, Any]]
+) -> None:
+    """Nothing is as it was drawn, or broken, and what starts at one and zero has left it."""
+    drawn = {tensor.name: tensor for tensor in script.model_tensors()}
+    for name, header in shards.items():
+        content = (MODEL / name).read_bytes()
+        start = 8 + struct.unpack("<Q", content[:8])[0]
+        for tensor, entry in header.items():
+            begin, end = entry["data_offsets"]
+            numbers = content[start + begin : start + end]
+            assert list(drawn[tensor].shape) == entry["shape"]
+            assert numbers != script.tensor_bytes(drawn[tensor]), tensor
+            values = struct.unpack(f"<{len(numbers) // 2}H", numbers)
+            # An exponent of all ones is an infinity or no number.
+            assert all(value & 0x7F80 != 0x7F80 for value in values), tensor
+            assert len(set(values)) > 1, tensor
 
 
 def test_architecture() -> None:
