@@ -72,6 +72,7 @@ def plain(answer: str) -> str:
     text = re.sub(r"\\boxed\b", "answer: ", text)
     text = re.sub(r"\\(?:text\w*|math\w+)\b", " ", text)
     text = re.sub(r"(?m)^\s*(?:\d+[.)]|[-*\u2022+])(?=\s+\S)", " ", text)
+    text = re.sub(r"(?:^|(?<=\s))\d\)(?=\s)", " ", text)
     text = re.sub(r"[*_`#>~|${}\[\]()\"\u201c\u201d]", " ", text)
     return re.sub(r"[^\S\n]+", " ", text).strip()
 
@@ -134,6 +135,7 @@ def _beeps(text: str) -> set[str]:
     # Both ends of "2 to 3 beeps" are said.
     ends = rf"\b({_NUMBER})\s*(?:[-\u2013]|to|or)\s*({_NUMBER})\b"
     text = re.sub(ends, r"\1 beeps, \2 beeps, ", text)
+    text = re.sub(f"({_NUMBER_ZH})({_NUMBER_ZH})", r"\1声,\2", text)
     # What counts beeps goes before other numbers, and these before the word "a".
     return _asserted(_counts(), text) or _asserted(_numbers(), text) or _asserted(_single(), text)
 

@@ -47,8 +47,8 @@ SHAPES: Final[Words] = {
     ),
 }
 DIRECTIONS: Final[Words] = {
-    "left": ("left(?:wards?)?", "向左|往左|朝左|左移"),
-    "right": ("right(?:wards?)?", "向右|往右|朝右|右移"),
+    "left": ("left(?:wards?)?", "向左|往左|朝左|[到至]左(?!右)|左移"),
+    "right": ("right(?:wards?)?", "向右|往右|朝右|[到至]右|右移"),
     "up": ("up(?:wards?)?|ris(?:es?|ing)|ascend(?:s|ing)?", "向上|往上|朝上|上移|上升"),
     "down": (
         "down(?:wards?)?|fall(?:s|ing)?|descend(?:s|ing)?|sink(?:s|ing)?",
@@ -92,7 +92,7 @@ COUNTED_ZH: Final = "声|次|下|响|个?(?:[短长清晰独立单的]*)(?:哔|�
 # What takes back the value that follows, up to where something else begins.
 NEGATIONS: Final = (
     r"\b(?:not(?! only)|no|neither|nor|never|without|rather than|instead of|other than|unlike"
-    r"|as opposed to|unlikely|\w+n't)\b|并?不(?:是|为|会)|并非|而非|没有|无"
+    r"|as opposed to|unlikely|\w+n't)\b|并?不(?:是|为|会|向|往|朝)|并非|而非|没有|无"
 )
 REVERSALS: Final = (
     r"\b(?:but|however|instead(?! of)|is|are|was|were|it's|there's|shows|see|hear|count)\b"
@@ -113,7 +113,8 @@ DISCLAIMERS: Final = (
     r"\b(?:can(?:'t|not| not)|could(?:n't| not)|unable to|not able to|do(?:n't| not)"
     r"|did(?:n't| not)|am not)(?: \w+ly)?"
     r" (?:see|hear|view|listen|watch|access|process|perceive|analy[sz]e|determine|tell|identify"
-    r"|play|count|know|have|detect|find|open)\w*\b(?! (?:an?y? ?)?(?:other|else|more|further))"
+    r"|help|assist|play|count|know|have|detect|find|open)\w*\b"
+    r"(?! (?:an?y? ?)?(?:other|else|more|further))"
     r"|\bno (?:image|picture|photo|audio|sound|video|clip|media|file|attachment)s?(?: \w+)?"
     r" (?:was|were|has|have|is|are)? ?(?:been )?(?:attached|provided|uploaded|given|included"
     r"|shared|sent|supplied|present)"
@@ -133,7 +134,7 @@ _GROUND: Final = r"(?:back(?:ground|drop)|canvas|surface|field|ground)"
 NOT_COLOURS: Final = (
     rf"\b(?:on|against|over|with|and|has|set in)? ?(?:an? |the |its )?"
     rf"(?:(?:plain|solid|uniform|simple|flat|very|light|dark|pale|bright|almost|nearly|neutral"
-    rf"|off|medium|or|to|{_ANY_COLOUR})(?:ish)?[ ,-]+)+{_GROUND}\b"
+    rf"|off|medium|square|or|to|{_ANY_COLOUR})(?:ish)?[ ,-]+)+{_GROUND}\b"
     rf"|\b{_GROUND}(?: colou?r)?(?: is|:| of| appears| being| in)*(?: an?)?"
     rf"(?: (?:plain|solid|uniform|light|dark|pale|bright|very|almost|{_ANY_COLOUR})\b,?)+"
     rf"|\b(?:on|against|over) (?:an? )?(?:(?:plain|solid|light|dark|pale)[ -])*(?:{_ANY_COLOUR})"
@@ -149,12 +150,12 @@ JOURNEY: Final = (
     rf"(?:\bfrom )?(?:the )?(?:far )?\b{_PLACE}{_SIDE}"
     rf"[ -]*(?:,? ?(?:and )?(?:\w+ )?to(?:wards?)?|->|→)[ -]*(?:the )?(?:far )?({_PLACE})\b{_SIDE}"
 )
-JOURNEY_ZH: Final = r"从?[左右上下](?:侧|边|方|端)?(?:向|往|到|至|朝)([左右上下])"
+JOURNEY_ZH: Final = r"从?[左右上下](?:侧|边|方|端)?(?:移动|运动)?(?:向|往|到|至|朝)([左右上下])"
 TOWARDS_END: Final = r"\bto(?:wards?)? the (top|bottom)\b"
 NOT_DIRECTIONS: Final = (
     r"\b(?:starts?|starting|begins?|beginning|enters?|entering|initially|from|leav(?:es|ing))"
     rf"(?: (?!mov|go|travel|to\b|toward|head|shift|drift|slid)\w+){{0,5}}? {_PLACE}\b{_SIDE}"
-    rf"|\b(?:on|at|in|near|along) (?:the )?(?:far )?{_PLACE}\b{_SIDE}"
+    rf"|\b(?:on|at|in|near|along) (?:the )?(?:far )?{_PLACE}\b(?! direction){_SIDE}"
     r"|\b(?:end|made|speed|sum|show|pick|slow|break|count|add)(?:s|ed|ing|ding|ming)? (?:up|down)\b"
     r"|\bright (?:away|now|answer)\b|\ball right\b"
     # The question, said once more.
@@ -179,6 +180,7 @@ NOT_NUMBERS: Final = (
     r"|milliseconds?|db|decibels?|%|percent|minutes?|bits?)(?!\w)"
     r"|\d+\s*(?:赫兹|毫秒|秒|分贝)|[一二两三四五]秒"
     r"|\b(?:beep|tone|sound|number|no\.?|#)\s*#?\d+\b|第\s*[\d一二两三四五六七八九十]+"
+    r"|\b(?:\w+ )?(?:hundred|thousand|million|dozen)\b"
     r"|\bone (?:after|by|of|at a time|second|can|another)\b"
     r"|\b(?:each|this|that|every|no|last|first|second|third|another|the) one\b|\bone word\b"
 )

@@ -341,20 +341,28 @@ def smoke(
         Optional[str],  # noqa: UP045
         typer.Option(metavar="TEXT", help="Make the media of the run that named it, once more."),
     ] = None,
+    answer_tokens: Annotated[
+        int,
+        typer.Option(min=1, help="Tokens for an answer that has to be right, with its reasoning."),
+    ] = 2048,
     as_json: Json = False,
 ) -> None:
     """Verify text, image, audio and video on the running server."""
+    import healthchecks
     from appliance.cli import show
     from appliance.lifecycle import smoke as probes
     from appliance.lifecycle import state
 
     wanted = options.load(config, overrides).config
+    settings = healthchecks.Settings(
+        answer_tokens=answer_tokens, seed=seed or healthchecks.fresh_seed()
+    )
     if url:
         target = probes.other(url, model, api_key_file, wanted.timeouts.probe)
-        show.smoke(target, junit, seed, as_json=as_json)
+        show.smoke(target, junit, settings, as_json=as_json)
     else:
         target, container = probes.own(wanted)
-        show.smoke(target, junit, seed, as_json=as_json)
+        show.smoke(target, junit, settings, as_json=as_json)
         state.mark_verified(wanted.name, container)
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from appliance.lifecycle.up import Outcome
     from appliance.plan.model import MemoryPlan, ModelPlan, Plan
     from appliance.weights.verify import ModelFolder
-    from healthchecks import ProbeResult, Target
+    from healthchecks import ProbeResult, Settings, Target
 
 
 def host(deployment: Deployment) -> None:
@@ -253,11 +253,8 @@ def weights(model: ModelPlan, folder: ModelFolder, *, as_json: bool) -> None:
         print(f"  {model.host_path}")
 
 
-def smoke(target: Target, junit: Path | None, seed: str | None, *, as_json: bool) -> None:
-    """Run the smoke probes and print each as it ends; raises smoke-failed.
-
-    Without a seed the media are new ones; the seed is shown either way.
-    """
+def smoke(target: Target, junit: Path | None, settings: Settings, *, as_json: bool) -> None:
+    """Run the smoke probes and print each as it ends; raises smoke-failed."""
     import healthchecks
     from healthchecks.report import text_line
 
@@ -267,7 +264,6 @@ def smoke(target: Target, junit: Path | None, seed: str | None, *, as_json: bool
         if not as_json:
             print(text_line(result, width), flush=True)
 
-    settings = healthchecks.Settings(seed=seed or healthchecks.fresh_seed())
     print(f"seed {settings.seed}", file=sys.stderr, flush=True)
     results = healthchecks.smoke(target, on_result=line, settings=settings)
     if junit is not None:
