@@ -35,11 +35,11 @@ EXIT_INTERRUPTED = 130
 
 SECRET_FILE = Path("/run/secrets/appliance-api-key")
 # Purpose, and the default timeout in seconds. A first request with media may compile operators
-# for a minute or more.
+# for a minute or more, and a model may reason for as long.
 COMMANDS = {
     "live": ("the server process answers", 5.0),
     "ready": ("the model is listed and generates a token", 30.0),
-    "smoke": ("questions about text, image, audio and video get the right answers", 120.0),
+    "smoke": ("questions about text, image, audio and video get the right answers", 300.0),
 }
 
 

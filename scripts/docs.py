@@ -143,6 +143,7 @@ CHINESE = {
     "For building an image.": "构建一个镜像。",
     "From the container's start until it is ready.": "从容器启动到就绪。",
     "For one request of a probe.": "探测的一个请求。",
+    "For one probe of the smoke test, with its reasoning.": "冒烟测试的一项探测，含其推理过程。",
     "From the stop signal until the container is killed.": "从停止信号到强制结束容器。",
     # Errors, in the order of appliance/errors.py: the meaning, then the remedy.
     "The command line was not understood.": "命令行无法理解。",

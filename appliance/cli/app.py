@@ -358,7 +358,7 @@ def smoke(
         answer_tokens=answer_tokens, seed=seed or healthchecks.fresh_seed()
     )
     if url:
-        target = probes.other(url, model, api_key_file, wanted.timeouts.probe)
+        target = probes.other(url, model, api_key_file, wanted.timeouts.smoke)
         show.smoke(target, junit, settings, as_json=as_json)
     else:
         target, container = probes.own(wanted)

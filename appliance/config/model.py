@@ -183,6 +183,7 @@ class Timeouts:
     build: float = key(3600.0, "For building an image.", gt=0)
     ready: float = key(3600.0, "From the container's start until it is ready.", gt=0)
     probe: float = key(60.0, "For one request of a probe.", gt=0)
+    smoke: float = key(300.0, "For one probe of the smoke test, with its reasoning.", gt=0)
     stop: int = key(60, "From the stop signal until the container is killed.", ge=1)
 
 

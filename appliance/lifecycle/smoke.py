@@ -24,7 +24,7 @@ def own(config: Config) -> tuple[Target, str]:
     found = docker.connect().container(config.name)
     if found is None or not found.ours or not found.running:
         raise ApplianceError("not-running", f"There is no running appliance {config.name}.")
-    target = running.target(found, config.timeouts.probe)
+    target = running.target(found, config.timeouts.smoke)
     if not running.answers(target):
         raise ApplianceError(
             "not-ready", "The API does not answer.", "It may be loading: see `appliance status`."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -223,7 +224,8 @@ class Up:
         if not self.options.smoke:
             return ()
         self.progress.begin("smoke", "text, image, audio, video")
-        results = run_smoke(self._target, self.progress)
+        target = dataclasses.replace(self._target, timeout=self.config.timeouts.smoke)
+        results = run_smoke(target, self.progress)
         failed = [result for result in results if not result.ok]
         if failed:
             self.progress.stop()

@@ -275,6 +275,7 @@ INVALID = {
     "name": ["Upper", "a b", "a/b", "-a", "''", "a" * 64, "a;b", "ä"],
     "npus": ["0", "[a]", "{0: 1}"],
     "timeouts.probe": ["0", "-1", "soon"],
+    "timeouts.smoke": ["0", "-1", "soon"],
     "timeouts.stop": ["0", "1.5"],
 }
 
