@@ -1,7 +1,8 @@
 """Probes for an OpenAI-compatible server that runs an omni model under vLLM.
 
-``live`` asks whether the server process answers, ``ready`` whether the engine generates, and
-``smoke`` whether questions about images, sounds and videos get the right answers.
+``live`` asks whether the server process answers, ``ready`` whether the engine generates,
+``progress`` whether it goes on with what it has to do, and ``smoke`` whether questions about
+images, sounds and videos get the right answers.
 
 The names below are loaded on first use: a program that merely imports this package pays neither
 for httpx nor for the probes.
@@ -12,6 +13,8 @@ from __future__ import annotations
 TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the cost of importing typing
 if TYPE_CHECKING:
     from healthchecks.health import live, ready
+    from healthchecks.liveness.check import progress
+    from healthchecks.liveness.watch import Limits
     from healthchecks.probes import PROBE_NAMES
     from healthchecks.report import write_junit
     from healthchecks.suite import fresh_seed, smoke
@@ -19,11 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PROBE_NAMES",
+    "Limits",
     "ProbeResult",
     "Settings",
     "Target",
     "fresh_seed",
     "live",
+    "progress",
     "ready",
     "smoke",
     "write_junit",
@@ -31,11 +36,13 @@ __all__ = [
 
 _HOMES = {
     "PROBE_NAMES": "probes",
+    "Limits": "liveness.watch",
     "ProbeResult": "target",
     "Settings": "target",
     "Target": "target",
     "fresh_seed": "suite",
     "live": "health",
+    "progress": "liveness.check",
     "ready": "health",
     "smoke": "suite",
     "write_junit": "report",

@@ -1,4 +1,4 @@
-"""Command line: ``python -m healthchecks live|ready|smoke|stimuli``."""
+"""Command line: ``python -m healthchecks live|ready|progress|smoke|stimuli``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import healthchecks
 from healthchecks.exercises import write_stimuli
+from healthchecks.liveness.watch import Limits
 from healthchecks.probes import PROBE_NAMES
 from healthchecks.report import summary, text_line, to_json
 from healthchecks.target import (
@@ -40,6 +41,13 @@ COMMANDS = {
     "live": ("the server process answers", 5.0),
     "ready": ("the model is listed and generates a token", 30.0),
     "smoke": ("questions about text, image, audio and video get the right answers", 300.0),
+}
+# The limits of `progress`, as healthchecks.liveness.watch has them.
+LIMITS = {
+    "interval": "the most seconds for one look at the counters",
+    "quiet": "without a sign of life, until one token is asked for",
+    "deadline": "for that token to come",
+    "busy": "without a sign of life while requests run or wait",
 }
 
 
@@ -85,8 +93,31 @@ def build_parser() -> argparse.ArgumentParser:
     smoke.add_argument(
         "--seed", metavar="TEXT", help="make the media of the run that named it (default: others)"
     )
+    _add_progress(commands)
     _add_stimuli(commands)
     return parser
+
+
+def _add_progress(commands: _Commands) -> None:
+    purpose = "the engine makes progress, by its counters or else by one token"
+    progress = commands.add_parser(
+        "progress", help=purpose, description=f"Check that {purpose}.", allow_abbrev=False
+    )
+    _add_target_options(progress)
+    for name, purpose in LIMITS.items():
+        progress.add_argument(
+            f"--{name}",
+            metavar="SECONDS",
+            type=float,
+            default=getattr(Limits, name),
+            help=f"{purpose} (default: %(default)g)",
+        )
+    progress.add_argument(
+        "--watched",
+        metavar="FILE",
+        type=Path,
+        help="what a watcher beside the server last found; a fresh one is the answer",
+    )
 
 
 def _add_stimuli(commands: _Commands) -> None:
@@ -109,6 +140,17 @@ def _positive(text: str) -> int:
 
 
 def _add_common_options(command: argparse.ArgumentParser, timeout: float) -> None:
+    _add_target_options(command)
+    command.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        default=timeout,
+        help="the most seconds to wait, in smoke for each probe (default: %(default)g)",
+    )
+
+
+def _add_target_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--url",
         default=os.environ.get("HEALTHCHECKS_URL") or DEFAULT_URL,
@@ -123,13 +165,6 @@ def _add_common_options(command: argparse.ArgumentParser, timeout: float) -> Non
         type=Path,
         help="file that holds the API key (default: the file in $HEALTHCHECKS_API_KEY_FILE, else "
         f"{SECRET_FILE} where it is readable, else the key in $OPENAI_API_KEY)",
-    )
-    command.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=float,
-        default=timeout,
-        help="the most seconds to wait, in smoke for each probe (default: %(default)g)",
     )
     command.add_argument("--json", action="store_true", help="print the results as a JSON list")
 
@@ -179,8 +214,11 @@ def run(arguments: argparse.Namespace, target: Target) -> list[ProbeResult]:
         print(f"seed {seed}", file=sys.stderr, flush=True)
         settings = Settings(arguments.max_tokens, arguments.answer_tokens, seed)
         return healthchecks.smoke(target, show, arguments.only, settings)
-    probe = healthchecks.live if arguments.command == "live" else healthchecks.ready
-    result = probe(target)
+    if arguments.command == "progress":
+        result = healthchecks.progress(target, arguments.limits, arguments.watched)
+    else:
+        probe = healthchecks.live if arguments.command == "live" else healthchecks.ready
+        result = probe(target)
     show(result)
     return [result]
 
@@ -198,6 +236,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     junit: Path | None = arguments.junit if arguments.command == "smoke" else None
     try:
         key = read_api_key(arguments.api_key_file, os.environ)
+        if arguments.command == "progress":
+            given = {name: getattr(arguments, name) for name in LIMITS}
+            arguments.limits, arguments.timeout = Limits(**given), given["deadline"]
         target = Target(arguments.url, arguments.model, key, arguments.timeout)
     except ValueError as error:
         parser.error(str(error))

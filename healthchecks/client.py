@@ -13,6 +13,7 @@ import httpx
 from healthchecks.errors import ProbeError, ProbeTimeoutError, RefusedError, UnreachableError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
     from healthchecks.target import Target
@@ -54,19 +55,21 @@ class ServedModel:
 class Session:
     """A series of requests to one target.
 
-    ``deadline_in`` starts a period of so many seconds that the following requests share.
+    ``deadline_in`` starts a period of so many seconds that the following requests share;
+    ``headers`` go with each of them.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, headers: Mapping[str, str] | None = None) -> None:
         self.target = target
         self._models: list[ServedModel] = []
         self._deadline = 0.0
         self.deadline_in(target.timeout)
-        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+        sent = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+        sent |= headers or {}
         if target.api_key is not None:
-            headers["Authorization"] = f"Bearer {target.api_key}"
+            sent["Authorization"] = f"Bearer {target.api_key}"
         self._client = httpx.Client(
-            headers=headers,
+            headers=sent,
             # A proxy from the environment must never see requests to this server, nor the key.
             trust_env=False,
             # The system's certificates, which hold a company's own authority where there is one.

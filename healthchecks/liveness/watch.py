@@ -1,0 +1,198 @@
+"""Judges an engine by when it last gave a sign of life. Pure: the time is always given."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from healthchecks.liveness.metrics import Engine
+
+# The engine of a server whose metrics name none.
+ANY = ""
+
+# `moving`: there was a sign of life just now. `still`: none for a while, which is no verdict yet.
+State = Literal["moving", "still", "hung"]
+_BADNESS: dict[State, int] = {"moving": 0, "still": 1, "hung": 2}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to look, when to ask and when to give up. Seconds.
+
+    An engine without requests that hangs is found after ``quiet + deadline`` and two looks: 55
+    seconds by default.
+
+    Attributes:
+        interval: from one look at the counters to the next.
+        quiet: without a sign of life, until one token is asked for.
+        deadline: for that token to come, where nothing else is being done.
+        busy: without a sign of life while requests run or wait, or the processes compute. One
+            step of a batch gives no sign before its end, and the first request of a new shape may
+            compile for minutes.
+
+    Raises:
+        ValueError: a limit is not positive, or ``busy`` is less than the three others.
+
+    """
+
+    interval: float = 5.0
+    quiet: float = 15.0
+    deadline: float = 30.0
+    busy: float = 180.0
+
+    def __post_init__(self) -> None:
+        """Refuse what would judge a working engine."""
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{limit.name} must be more than 0 seconds, not {value!r}")
+        if self.busy < self.idle:
+            raise ValueError(
+                f"busy ({self.busy:g} s) must be at least quiet + deadline + interval "
+                f"({self.idle:g} s)"
+            )
+
+    @property
+    def idle(self) -> float:
+        """Without a sign of life, until an engine that has nothing to do is taken to hang."""
+        return self.quiet + self.interval + self.deadline
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is known of a server: of its worst engine, where there are several.
+
+    Attributes:
+        state: the verdict.
+        still: seconds since the last sign of life.
+        detail: one line for people.
+
+    """
+
+    state: State
+    still: float
+    detail: str
+
+
+@dataclass
+class _Seen:
+    """What is remembered of one engine."""
+
+    sign_at: float
+    sign: str = "just begun"
+    last: Engine | None = None
+    asked_at: float | None = None
+    trouble: str = ""
+
+    @property
+    def requests(self) -> int:
+        return self.last.running + self.last.waiting if self.last else 0
+
+
+class Watch:
+    """Collects signs of life, and judges by them."""
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        """Begin at ``now``, which counts as a sign of life: what went before is not known."""
+        self.limits = limits
+        self._began = now
+        self._computed_at = -math.inf
+        self._seen: dict[str, _Seen] = {}
+
+    @property
+    def labels(self) -> list[str]:
+        """The engines that are watched."""
+        return sorted(self._seen)
+
+    @property
+    def occupied(self) -> bool:
+        """Whether requests ran or waited when the metrics last came."""
+        return any(seen.requests for seen in self._seen.values())
+
+    def saw(self, engines: Mapping[str, Engine], now: float) -> None:
+        """Take what the metrics say at ``now``; no engines are one whose state is not known."""
+        if not engines:
+            self._known(ANY, now)
+        for label, engine in engines.items():
+            seen = self._known(label, now)
+            sign = _difference(seen.last, engine) if seen.last is not None else ""
+            if sign:
+                seen.sign_at, seen.sign, seen.trouble = now, sign, ""
+            seen.last = engine
+
+    def missed(self, reason: str, now: float) -> None:
+        """Take that the metrics were asked for and did not come."""
+        for seen in self._seen.values() or [self._known(ANY, now)]:
+            seen.trouble = reason
+
+    def due(self, now: float) -> list[str]:
+        """Return the engines that are to be asked for a token, and take them as asked."""
+        labels = []
+        for label, seen in self._seen.items():
+            if seen.asked_at is None and now - seen.sign_at >= self.limits.quiet:
+                seen.asked_at = now
+                labels.append(label)
+        return labels
+
+    def answered(self, label: str, sign: str, now: float) -> None:
+        """Take that the token came, or an answer that shows there is nothing to be asked."""
+        seen = self._known(label, now)
+        seen.sign_at, seen.sign, seen.asked_at, seen.trouble = now, sign, None, ""
+
+    def failed(self, label: str, reason: str, now: float) -> None:
+        """Take that no token came; another is asked for at the next look."""
+        seen = self._known(label, now)
+        seen.asked_at, seen.trouble = None, reason
+
+    def judge(self, now: float, *, computing: bool = False) -> Finding:
+        """Judge the server; ``computing`` says that its processes use the processor now."""
+        if computing:
+            self._computed_at = now
+        if not self._seen:
+            return Finding("moving", now - self._began, "not looked at yet")
+        # Of several engines the worst: one that hangs has requests which wait for it.
+        return max(
+            (self._judge(label, seen, now) for label, seen in self._seen.items()),
+            key=lambda finding: (_BADNESS[finding.state], finding.still),
+        )
+
+    def _judge(self, label: str, seen: _Seen, now: float) -> Finding:
+        limits = self.limits
+        still = now - seen.sign_at
+        name = f"engine {label}: " if len(self._seen) > 1 else ""
+        if still < limits.quiet:
+            return Finding("moving", still, f"{name}{seen.sign}; {_load(seen)}")
+        # A first request may compile for minutes, and is not in the counters before it is done.
+        idle = now - max(seen.sign_at, self._computed_at)
+        hung = still >= limits.busy or (not seen.requests and idle >= limits.idle)
+        words = f"{name}no progress for {still:.0f} s; {_load(seen)}"
+        if idle < still:
+            words += "; its processes compute"
+        if seen.trouble:
+            words += f"; {seen.trouble}"
+        return Finding("hung" if hung else "still", still, words)
+
+    def _known(self, label: str, now: float) -> _Seen:
+        if label not in self._seen:
+            unnamed = self._seen.pop(ANY, None)
+            since = unnamed.sign_at if unnamed else now if self._seen else self._began
+            self._seen[label] = _Seen(since)
+        return self._seen[label]
+
+
+def _load(seen: _Seen) -> str:
+    if seen.last is None:
+        return "its load is not known"
+    return f"{seen.last.running} running, {seen.last.waiting} waiting"
+
+
+def _difference(before: Engine, after: Engine) -> str:
+    """Return what happened between two looks in words, empty where nothing did."""
+    if after.evidence == before.evidence:
+        return ""
+    tokens = after.generated - before.generated
+    return f"{tokens} tokens generated" if tokens > 0 else "steps done"
