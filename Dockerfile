@@ -57,5 +57,6 @@ ENV APPLIANCE_INSIDE_IMAGE=1
 EXPOSE 8000
 STOPSIGNAL SIGINT
 # A model may load for half an hour: until then a failing check says nothing.
-HEALTHCHECK --interval=30s --timeout=20s --start-period=30m --retries=3 \
-    CMD ["python3", "-m", "healthchecks", "ready", "--timeout", "15"]
+HEALTHCHECK --interval=30s --timeout=60s --start-period=30m --retries=3 \
+    CMD ["python3", "-m", "healthchecks", "progress", \
+         "--watched", "/tmp/appliance-progress.json"]

@@ -205,6 +205,16 @@ ERRORS: dict[str, ErrorKind] = {
         "Put the dataset into the folder that `--dataset-dir` names, in the form that the "
         "message gives.",
     ),
+    "engine-hung": ErrorKind(
+        101,
+        "The engine ran and made no progress; the container ended for the restart policy to act.",
+        "Read the evidence that `appliance status` names; `appliance diagnose` reads the log.",
+    ),
+    "engine-died": ErrorKind(
+        102,
+        "The engine, or one of its processes, ended by itself while it was to serve.",
+        "`appliance diagnose` names the first error in the log.",
+    ),
     "interrupted": ErrorKind(
         130,
         "Interrupted by Ctrl-C.",

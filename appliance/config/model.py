@@ -11,10 +11,17 @@ from them: there is one definition of a key, and it is here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from healthchecks import Limits
 
 FORBID = {"extra": "forbid", "coerce_numbers_to_str": True}
 PORT = {"ge": 1, "le": 65535}
+READY_SECONDS = 3600.0
+STOP_SECONDS = 60
+# Of the time to stop, what is left for the end itself when running requests have had theirs.
+END_SECONDS = 15
 # The doctor's checks that `up` can go on without (appliance/doctor/checks.py; a test compares).
 CheckId = Literal[
     "api-port", "apparmor", "buildx", "cache-writable", "cgroup", "clock", "compose",
@@ -181,10 +188,38 @@ class Timeouts:
     registry: float = key(5.0, "Until a silent registry counts as absent.", gt=0)
     pull: float = key(7200.0, "For pulling an image.", gt=0)
     build: float = key(3600.0, "For building an image.", gt=0)
-    ready: float = key(3600.0, "From the container's start until it is ready.", gt=0)
+    ready: float = key(READY_SECONDS, "From the container's start until it is ready.", gt=0)
     probe: float = key(60.0, "For one request of a probe.", gt=0)
     smoke: float = key(300.0, "For one probe of the smoke test, with its reasoning.", gt=0)
-    stop: int = key(60, "From the stop signal until the container is killed.", ge=1)
+    stop: int = key(STOP_SECONDS, "From the stop signal until the container is killed.", ge=1)
+    drain: int | None = key(
+        None,
+        f"Of these, for running requests to end; by default all but {END_SECONDS}.",
+        ge=0,
+    )
+
+
+@dataclass(frozen=True)
+class Watchdog:
+    """When an engine counts as hung, and how often it may fail. All in seconds but `restarts`."""
+
+    __pydantic_config__ = FORBID
+    enabled: bool = key(True, "Whether an engine that makes no progress is ended.")
+    interval: float = key(5.0, "From one look at the engine to the next.", gt=0)
+    quiet: float = key(15.0, "Without progress, until one token is asked for.", gt=0)
+    deadline: float = key(30.0, "For that token, where nothing else is being done.", gt=0)
+    busy: float = key(180.0, "Without progress, while requests run or the processes compute.", gt=0)
+    stopped: float = key(10.0, "Until a process that was stopped or is gone counts.", gt=0)
+    restarts: int = key(5, "Most failures within the window; then it stays down.", ge=0)
+    window: float = key(3600.0, "For how long a failure counts.", gt=0)
+    backoff: float = key(5.0, "Before the second restart; doubled for each further one.", ge=0)
+    backoff_max: float = key(300.0, "The most that is waited before a restart.", ge=0)
+
+    def limits(self) -> Limits:
+        """Return the probes' limits; raises ValueError where they contradict each other."""
+        from healthchecks import Limits
+
+        return Limits(self.interval, self.quiet, self.deadline, self.busy)
 
 
 @dataclass(frozen=True)
@@ -217,3 +252,4 @@ class Config:
     cache: Cache = field(default_factory=Cache)
     doctor: Doctor = field(default_factory=Doctor)
     timeouts: Timeouts = field(default_factory=Timeouts)
+    watchdog: Watchdog = field(default_factory=Watchdog)

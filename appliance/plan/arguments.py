@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from appliance.errors import ApplianceError
-from appliance.plan import access, names, options
+from appliance.plan import access, names, options, watching
 from appliance.plan import profile as profiles
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def serve(config: Config, choice: Choice, inventory: Inventory) -> options.Argum
     args += ["--allowed-media-domains", *domains]
     if server.api_key_file is not None:
         args += ["--middleware", names.KEY_MIDDLEWARE]
+    args += watching.arguments(config, choice.release)
     profile = profiles.selected(config, choice.platform_name)
     for group in (*choice.platform.args, *(profile.args if profile else ())):
         args += group
@@ -150,6 +151,7 @@ def environment(config: Config, choice: Choice) -> tuple[tuple[str, str], ...]:
         **choice.platform.environment,
         **(profiles.environment(profile, choice) if profile else {}),
         **_ports(choice),
+        **watching.environment(config),
         **config.container.environment,
     }
     return tuple(sorted(values.items()))

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from appliance.plan import access, arguments, ascend, dies, fit, names
+from appliance.plan import access, arguments, ascend, dies, fit, names, watching
 from appliance.plan import image as images
 from appliance.plan.choice import RELATIVE_MODELS, Choice, choose
 from appliance.plan.model import (
@@ -47,6 +47,7 @@ def make(config: Config, inventory: Inventory, models_dir: str | None) -> Plan:
     """
     choice = choose(config, inventory, models_dir)
     access.check(config)
+    watching.check(config)
     host = _host(config, inventory, choice)
     image = images.image(config, choice)
     args = arguments.serve(config, choice, inventory)
@@ -137,7 +138,7 @@ def _container(
     return Container(
         name=config.name,
         image=image,
-        command=(*names.START_COMMAND, "vllm", "serve", *serve_args),
+        command=(*names.SERVE_COMMAND, *serve_args),
         environment=tuple(
             sorted({*arguments.environment(config, choice), *ascend.visible(config, host.dies)})
         ),
@@ -149,9 +150,9 @@ def _container(
         # None by default: an engine without the right to raise limits could not start.
         ulimits=tuple(Ulimit(name, value, value) for name, value in sorted(limits.ulimits.items())),
         healthcheck=Healthcheck(
-            command="python3 -m healthchecks ready --timeout 15",
+            command=watching.health_command(config),
             interval=30,
-            timeout=20,
+            timeout=60,
             # Until then a failing check says nothing: as long as `up` waits.
             start_period=int(config.timeouts.ready),
             retries=3,

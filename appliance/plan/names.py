@@ -21,8 +21,13 @@ CANN_LOG = f"{CACHE_DIR}/ascend/log"
 API_KEY_FILE = "/run/secrets/appliance-api-key"
 # Asks for the key on every path, which vLLM alone does not.
 KEY_MIDDLEWARE = "appliance.inside.auth.RequireKey"
-# Reads the API key's file and becomes the engine.
+# Reads the API key's file and becomes a program.
 START_COMMAND = ("python3", "-m", "appliance.inside")
+# The same for what serves: starts it, and ends when it hangs.
+SERVE_COMMAND = ("python3", "-m", "appliance.supervisor", "vllm", "serve")
+# What the supervisor remembers from start to start, and what it found last.
+SUPERVISOR_DIR = f"{CACHE_DIR}/supervisor"
+PROGRESS_FILE = "/tmp/appliance-progress.json"  # noqa: S108
 # A die of the host. The managers' nodes begin in the same way.
 NPU_NODE = re.compile(r"^/dev/davinci(\d+)$")
 # Read by Ascend Docker Runtime, on the host: the numbers N of the dies that it is to give.

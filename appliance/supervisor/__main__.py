@@ -1,0 +1,31 @@
+"""The image's command: `python3 -m appliance.supervisor vllm serve …`."""
+
+from __future__ import annotations
+
+import sys
+
+from appliance.errors import ERRORS
+from appliance.inside.environment import Refused, prepared
+from appliance.supervisor import settings
+from appliance.supervisor.run import Supervisor, say
+
+USAGE = 2
+
+
+def main(command: list[str]) -> int:
+    """Supervise `command`; returns the container's exit code."""
+    try:
+        return Supervisor(command, prepared(), settings.read()).run()
+    except Refused as error:
+        say(str(error))
+        return ERRORS["api-key-file"].exit_code
+    except ValueError as error:
+        say(f"{error}: correct it in the container's environment")
+        return ERRORS["config-invalid"].exit_code
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:  # noqa: PLR2004
+        print("usage: python3 -m appliance.supervisor COMMAND [ARGUMENT ...]", file=sys.stderr)
+        sys.exit(USAGE)
+    sys.exit(main(sys.argv[1:]))

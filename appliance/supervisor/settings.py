@@ -1,0 +1,55 @@
+"""The supervisor's limits, as the container's environment gives them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from appliance.config.model import END_SECONDS, READY_SECONDS, STOP_SECONDS, Watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "SUPERVISOR_"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All limits. `start` and `drain` in seconds, as are the watchdog's."""
+
+    watchdog: Watchdog = dataclasses.field(default_factory=Watchdog)
+    start: float = READY_SECONDS
+    drain: float = STOP_SECONDS - END_SECONDS
+
+
+def variables(settings: Settings) -> dict[str, str]:
+    """Return the variables that say what differs from the defaults: usually none."""
+    found = {}
+    usual = Settings()
+    for name, value in _flat(settings).items():
+        if value != _flat(usual)[name]:
+            found[PREFIX + name.upper()] = f"{value:g}" if name != "enabled" else str(int(value))
+    return found
+
+
+def read(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings; raises ValueError with the variable that can't be understood."""
+    given: dict[str, float] = {}
+    for name in _flat(Settings()):
+        text = environment.get(PREFIX + name.upper(), "")
+        if text:
+            try:
+                given[name] = float(text)
+            except ValueError:
+                raise ValueError(f"{PREFIX}{name.upper()} is {text!r}, and no number") from None
+    kinds = {name: type(value) for name, value in dataclasses.asdict(Watchdog()).items()}
+    watched = {name: kinds[name](value) for name, value in given.items() if name in kinds}
+    rest = {name: value for name, value in given.items() if name not in kinds}
+    return Settings(Watchdog(**watched), **rest)
+
+
+def _flat(settings: Settings) -> dict[str, float]:
+    found: dict[str, float] = dataclasses.asdict(settings.watchdog)
+    return {**found, "start": settings.start, "drain": settings.drain}

@@ -1,0 +1,182 @@
+"""Watches an engine from its start, in a thread, until there is a verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import healthchecks
+from appliance.supervisor import processes
+from healthchecks.liveness.check import Note
+from healthchecks.liveness.observe import Observer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from appliance.supervisor.history import Cause
+    from appliance.supervisor.settings import Settings
+    from healthchecks import Target
+    from healthchecks.liveness.watch import Finding
+
+# Processor time per second from which on processes count as computing.
+COMPUTING = 0.3
+LOAD_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why an engine that still runs has to be ended. `stuck` are the processes to blame."""
+
+    cause: Cause
+    detail: str
+    stuck: tuple[processes.Process, ...]
+
+
+class Watcher:
+    """Watches one run of an engine. The verdict is told once; then the thread ends."""
+
+    def __init__(
+        self,
+        target: Target,
+        settings: Settings,
+        pid: int,
+        on_ready: Callable[[], None],
+        on_verdict: Callable[[Verdict], None],
+    ) -> None:
+        """`pid` is the server's process; nothing happens before `start`."""
+        self._target = target
+        self._settings = settings
+        self._limits = settings.watchdog.limits()
+        self._pid = pid
+        self._on_ready, self._on_verdict = on_ready, on_verdict
+        self._done = threading.Event()
+        self._table = _Table(pid, settings.watchdog.stopped)
+        self.note_file: Path | None = None
+
+    def start(self) -> None:
+        """Begin to watch."""
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def stop(self) -> None:
+        """End the watch without a verdict; does not wait."""
+        self._done.set()
+
+    def _work(self) -> None:
+        verdict = self._load() or self._serve()
+        if verdict is not None and not self._done.is_set():
+            self._note(ok=False, detail=verdict.detail)
+            self._on_verdict(verdict)
+
+    def _load(self) -> Verdict | None:
+        """Watch until the API answers: how long that may take depends on the model."""
+        began = time.monotonic()
+        patience = dataclasses.replace(self._target, timeout=self._limits.interval)
+        while not self._done.wait(LOAD_POLL_SECONDS):
+            if healthchecks.live(patience).ok:
+                return None
+            self._table.update()
+            waited = time.monotonic() - began
+            if words := self._table.stopped():
+                return self._verdict("engine-hung", words)
+            if waited > self._settings.start:
+                words = f"the API did not answer within {self._settings.start:g} s of the start"
+                return self._verdict("not-ready", words)
+        return None
+
+    def _serve(self) -> Verdict | None:
+        if self._done.is_set():
+            return None
+        self._table.remember()
+        self._on_ready()
+        observer = Observer(self._target, self._limits)
+        while not self._done.is_set():
+            self._table.update()
+            finding = observer.look(computing=self._table.computing)
+            verdict = self._judge(finding)
+            if verdict is not None:
+                return verdict
+            self._note(ok=True, detail=finding.detail)
+            self._done.wait(self._limits.interval)
+        return None
+
+    def _judge(self, finding: Finding) -> Verdict | None:
+        """Judge by the processes first, which need no waiting, then by the lack of progress."""
+        if finding.still >= self._settings.watchdog.stopped:
+            if words := self._table.stopped():
+                return self._verdict("engine-hung", words)
+            if words := self._table.lost():
+                return self._verdict("engine-died", words)
+        if finding.state == "hung":
+            return self._verdict("engine-hung", finding.detail)
+        return None
+
+    def _verdict(self, cause: Cause, words: str) -> Verdict:
+        """Blame the workers, and the server's process only where it is itself stopped."""
+        found = processes.below(self._pid)
+        stuck = [process for process in found if process.name.startswith(processes.ENGINE_TITLE)]
+        server = processes.read(self._pid)
+        if server is not None and (server.state == processes.STOPPED or not self._answers()):
+            stuck.append(server)
+        return Verdict(cause, words, tuple(stuck))
+
+    def _answers(self) -> bool:
+        patience = dataclasses.replace(self._target, timeout=self._limits.interval)
+        return healthchecks.live(patience).ok
+
+    def _note(self, *, ok: bool, detail: str) -> None:
+        """Leave what was found for the health check, which then need not ask itself."""
+        if self.note_file is not None:
+            with suppress(OSError):
+                Note(time.time(), ok, detail).write(self.note_file)
+
+
+class _Table:
+    """The engine's processes over time."""
+
+    def __init__(self, pid: int, patience: float) -> None:
+        self._pid = pid
+        self._patience = patience
+        self._at = time.monotonic()
+        self._cpu: dict[int, float] = {}
+        self._since: dict[str, float] = {}
+        self._vital: tuple[processes.Process, ...] = ()
+        self.computing = False
+
+    def remember(self) -> None:
+        """Take the processes that there are now for those that serving needs."""
+        found = processes.below(self._pid)
+        self._vital = tuple(it for it in found if it.name.startswith(processes.ENGINE_TITLE))
+
+    def update(self) -> None:
+        """Look at all processes once."""
+        now = time.monotonic()
+        server = processes.read(self._pid)
+        found = [*([server] if server else []), *processes.below(self._pid)]
+        cpu = {process.pid: process.cpu for process in found}
+        used = sum(cpu[pid] - self._cpu.get(pid, cpu[pid]) for pid in cpu)
+        self.computing = used > COMPUTING * max(now - self._at, LOAD_POLL_SECONDS)
+        self._at, self._cpu = now, cpu
+        alive = {process.pid for process in found if process.state != processes.ZOMBIE}
+        odd = {f"{it} is stopped" for it in found if it.state == processes.STOPPED}
+        odd |= {f"{it} is gone" for it in self._vital if it.pid not in alive}
+        self._since = {words: self._since.get(words, now) for words in sorted(odd)}
+
+    def stopped(self) -> str:
+        """Return which processes have been stopped for too long, empty where none has."""
+        return self._lasting(" is stopped")
+
+    def lost(self) -> str:
+        """Return which processes have been gone for too long, empty where none has."""
+        return self._lasting(" is gone")
+
+    def _lasting(self, kind: str) -> str:
+        return "; ".join(
+            f"{words} for {self._at - since:.0f} s"
+            for words, since in self._since.items()
+            if words.endswith(kind) and self._at - since >= self._patience
+        )
