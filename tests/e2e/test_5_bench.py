@@ -84,7 +84,8 @@ def test_the_samples_are_those_that_vllm_made_its_figures_of(
 ) -> None:
     [run] = guide[1].runs
     assert len(run.samples["ttft_ms"]) == len(run.samples["tpot_ms"]) == 10
-    assert len(run.samples["itl_ms"]) == 10 * 127
+    # A token that ends within a character brings no text, so no chunk that could be timed.
+    assert 10 * 127 - 20 < len(run.samples["itl_ms"]) <= 10 * 127
     for quantity in ("ttft", "tpot", "itl", "e2el"):
         mean = statistics.fmean(run.samples[f"{quantity}_ms"])
         assert mean == pytest.approx(run.metrics[f"mean_{quantity}_ms"], rel=0.01)
@@ -401,7 +402,7 @@ def test_what_a_sweep_measured_before_ctrl_c_is_kept(served: Served) -> None:
         lines = []
         for line in running.stderr:
             lines.append(line)
-            if "concurrency 4, 16 prompts" in line:
+            if "concurrency 2, 8 prompts" in line:
                 os.killpg(running.pid, signal.SIGINT)
                 break
         out, rest = running.communicate(timeout=60)
@@ -411,8 +412,8 @@ def test_what_a_sweep_measured_before_ctrl_c_is_kept(served: Served) -> None:
     told = json.loads(out)
     assert (cli.state / told["file"], told["error"]["id"]) == (file, "interrupted")
     result = files.read(file)
-    assert [run.label for run in result.runs] == ["concurrency 1", "concurrency 2"]
-    assert [run.metrics["completed"] for run in result.runs] == [4, 8]
+    assert [run.label for run in result.runs] == ["concurrency 1"]
+    assert [run.metrics["completed"] for run in result.runs] == [4]
     assert all(run.metrics.keys() == METRICS for run in result.runs)
     assert result.notes[-1] == "Interrupted after 2 runs."
     wait_until("the job is gone", 30, lambda: JOB not in containers())
