@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 import textwrap
+import time
 from contextlib import contextmanager
 from threading import Timer
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,9 @@ def _snippet(made: Plan) -> str:
     )
 
 
+SHOWN_FAILURES = 5
+
+
 def status(found: Status, *, as_json: bool) -> None:
     """Print the state of an appliance."""
     if as_json:
@@ -113,6 +117,10 @@ def status(found: Status, *, as_json: bool) -> None:
     if found.container:
         print(f"  container   {found.container}, started {found.started_at}")
         print(f"  restarts    {found.restarts}; health check: {found.health or 'none'}")
+        for failure in found.failures[-SHOWN_FAILURES:]:
+            when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(failure.at))
+            ran = f"after {failure.ran:.0f} s"
+            print(f"    {when}  [{failure.cause}] {ran}: {failure.detail}")
         print(f"  verified    {'yes, by its smoke test' if found.verified else 'no'}")
     if found.endpoint:
         print(f"  endpoint    {found.endpoint}, model {found.model}")

@@ -99,6 +99,7 @@ def _parts(
         "findings": lambda: _findings(diagnosis),
         "container": lambda: _log(diagnosis),
         "previous": lambda: _previous(name, diagnosis),
+        "evidence": lambda: _evidence(name),
         "config": lambda: _config(_config_of(loaded)),
         "inventory": lambda: _inventory(_config_of(loaded)),
         "plan": lambda: _plan(_config_of(loaded)),
@@ -176,6 +177,19 @@ def _previous(name: str, diagnosis: Diagnosis) -> str:
     if not path.is_file() or str(path) in diagnosis.title:
         raise _Absent
     return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _evidence(name: str) -> str:
+    """Return what the supervisor kept of engines that it had to end."""
+    from appliance.engine import docker
+    from appliance.lifecycle import supervised
+
+    engine = docker.connect()
+    found = engine.container(name)
+    kept = supervised.evidence(engine, found) if found is not None else ""
+    if not kept:
+        raise _Absent
+    return kept
 
 
 def _config(loaded: Loaded) -> Any:

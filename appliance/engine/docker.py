@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from appliance.engine import address
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 REQUEST_SECONDS = 15
 # A healthy engine answers this in milliseconds.
 PING_SECONDS = 4
+# Of what is read out of a container at once.
+FILES_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,25 @@ class Engine:
                 return ""
         return raw.decode("utf-8", errors="replace")
 
+    def files(self, found: ContainerState, path: str) -> dict[str, bytes]:
+        """Return the files at a path of a container, by name, whether it runs or not.
+
+        Empty where there are none, or where they are more than `FILES_BYTES` together.
+        """
+        from docker.errors import NotFound
+
+        with translated():
+            try:
+                stream, _ = self.client.api.get_archive(found.id, path)
+            except NotFound:
+                return {}
+            packed = b""
+            for chunk in stream:
+                packed += chunk
+                if len(packed) > FILES_BYTES:
+                    return {}
+        return _unpacked(packed)
+
     def data_root(self) -> str:
         """Return the folder in which the engine keeps images."""
         with translated():
@@ -264,6 +287,22 @@ def _knock() -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knocking:
             knocking.settimeout(PING_SECONDS)
             knocking.connect(path)
+
+
+def _unpacked(packed: bytes) -> dict[str, bytes]:
+    """Return the plain files in a tar archive, by their last name."""
+    import tarfile
+
+    files = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+            for member in archive:
+                opened = archive.extractfile(member) if member.isreg() else None
+                if opened is not None:
+                    files[PurePosixPath(member.name).name] = opened.read()
+    except tarfile.TarError:
+        return {}
+    return files
 
 
 @contextmanager

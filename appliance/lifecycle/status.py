@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from appliance.engine import docker, images
 from appliance.errors import ApplianceError
-from appliance.lifecycle import drift, running, state
+from appliance.lifecycle import drift, running, state, supervised
 from appliance.lifecycle.logs import first_error, last_line
 from appliance.lifecycle.up import LOG_LINES
 
@@ -19,10 +19,16 @@ if TYPE_CHECKING:
     from appliance.config.model import Config
     from appliance.lifecycle.progress import Progress
     from appliance.plan.model import Plan
+    from appliance.supervisor.history import Failure, History
 
 State = Literal[
-    "absent", "created", "loading", "ready", "unready", "exited", "restarting", "paused"
+    "absent", "created", "loading", "ready", "unready", "failed", "exited", "restarting", "paused"
 ]
+
+
+_AFTER_FAILURES = (
+    "`appliance diagnose` names the first error; mend it, and `appliance up` starts it again."
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ class Status:
     """An appliance, as it is now. `next` is what an operator can do about it.
 
     `endpoint` and `model` are the running container's; `differences` are what `up` would
-    change, with the reason instead where no plan can be made now.
+    change, with the reason instead where no plan can be made now. `restarts` are Docker's count,
+    `failures` what the supervisor knows of them, the last one last.
     """
 
     name: str
@@ -43,6 +50,7 @@ class Status:
     container: str | None = None
     started_at: str | None = None
     restarts: int = 0
+    failures: tuple[Failure, ...] = ()
     health: str | None = None
     verified: bool = False
     differences: tuple[str, ...] = ()
@@ -71,7 +79,8 @@ def read(config: Config, plan: Plan | ApplianceError) -> Status:
         differences = [f"no plan can be made: {plan.message}"]
     else:
         differences = drift.differences(found, plan, images.current(engine, plan.image))
-    kind, detail, action, url, model = _judge(engine, config, found)
+    past = supervised.history(engine, found)
+    kind, detail, action, url, model = _judge(engine, config, found, past)
     return Status(
         name=config.name,
         state=kind,
@@ -83,6 +92,7 @@ def read(config: Config, plan: Plan | ApplianceError) -> Status:
         container=found.id[:12],
         started_at=found.started_at,
         restarts=found.restarts,
+        failures=tuple(past.failures),
         health=found.health,
         verified=state.verified(config.name) == found.id,
         differences=tuple(differences),
@@ -90,7 +100,7 @@ def read(config: Config, plan: Plan | ApplianceError) -> Status:
 
 
 def _judge(
-    engine: docker.Engine, config: Config, found: docker.ContainerState
+    engine: docker.Engine, config: Config, found: docker.ContainerState, past: History
 ) -> tuple[State, str, str, str | None, str | None]:
     """Return state, detail, what to do, and the URL and model where they are known."""
     if not found.running:
@@ -102,16 +112,30 @@ def _judge(
     except ApplianceError as error:
         return "unready", error.message, error.remedy, None, None
     if not running.answers(target):
-        line = last_line(engine.logs(found, tail=3))
-        detail = f"The API does not answer yet. Last line: {line or '(none yet)'}"
-        action = "Wait; `appliance logs --follow` shows more."
-        return "loading", detail, action, target.url, target.model
+        return (*_judge_silent(engine, found, past), target.url, target.model)
     result = healthchecks.ready(target)
     if result.ok:
         action = "Use it; `appliance smoke` verifies every modality."
         return "ready", result.detail, action, target.url, target.model
     action = "See `appliance logs`; `appliance up --recreate` renews it."
     return "unready", result.detail, action, target.url, target.model
+
+
+def _judge_silent(
+    engine: docker.Engine, found: docker.ContainerState, past: History
+) -> tuple[State, str, str]:
+    """Judge a container whose API does not answer, by what its supervisor says that it does."""
+    if past.phase == "down":
+        return "failed", _sentence(past.detail), _AFTER_FAILURES
+    if past.phase == "waiting":
+        return "restarting", _sentence(past.detail), "Wait, or see `appliance diagnose`."
+    line = last_line(engine.logs(found, tail=3))
+    detail = f"The API does not answer yet. Last line: {line or '(none yet)'}"
+    return "loading", detail, "Wait; `appliance logs --follow` shows more."
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _judge_stopped(

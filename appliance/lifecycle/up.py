@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from appliance.deployment import prepare
 from appliance.engine import claims, command, docker, images, install
 from appliance.errors import ApplianceError
-from appliance.lifecycle import drift, running, state, supply
+from appliance.lifecycle import drift, running, state, supervised, supply
 from appliance.lifecycle.decide import Action, Decision, decide
 from appliance.lifecycle.logs import explain, last_line
 from appliance.render import render
@@ -206,9 +206,13 @@ class Up:
         # Left alone, the restart policy would load and fail without end. Nothing that serves
         # is lost: there is no request to wait for.
         engine.stop(found, DEAD_STOP_SECONDS)
-        how = "was killed for want of memory" if found.oom_killed else "ended"
-        code = f" with exit code {found.exit_code}" if found.exit_code else ""
-        raise self._told("container-died", f"The container {how}{code}.", log)
+        past = supervised.history(engine, found).failures
+        what = f"The container ended with exit code {found.exit_code}."
+        if found.oom_killed:
+            what = "The container was killed for want of memory."
+        elif past:
+            what = f"The container ended: {past[-1].detail}."
+        raise self._told("container-died", what, log)
 
     @staticmethod
     def _told(error: str, what: str, log: str) -> ApplianceError:
