@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find appliance healthchecks -name '*.py')
 
-.PHONY: up down status logs smoke test unit e2e lint compose docs clean
+.PHONY: up down status logs smoke test unit e2e faults faults-quick lint compose docs clean
 .DEFAULT_GOAL := up
 
 up: $(VENV)/.ready  ## Bring the appliance up and verify it
@@ -15,13 +15,20 @@ up: $(VENV)/.ready  ## Bring the appliance up and verify it
 down status logs smoke: $(VENV)/.ready
 	@$(BIN)/appliance $@ $(ARGS)
 
-test: lint unit e2e  ## Everything that CI runs
+test: lint unit e2e faults-quick  ## Everything that CI runs
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit --numprocesses auto
 
 e2e: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/e2e --junit-xml=reports/e2e.xml
+
+# Those that are quick enough for every run; `make faults` injects them all.
+faults-quick: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/faults -m "not long" --saturation 30 --junit-xml=reports/faults.xml
+
+faults: $(VENV)/.dev  ## Inject every fault into a real engine, and record what each cost
+	$(BIN)/python -m pytest tests/faults --record reports/faults.json
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -121,6 +122,8 @@ class Store:
             temporary.replace(path)
         except OSError as error:
             self.trouble = str(error)
+            with suppress(OSError):
+                temporary.unlink()
             return None
         self.trouble = None
         return path
