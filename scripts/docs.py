@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import re
 import sys
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
+# Written by `make faults`, and copied from its report when it is to be published.
+MEASURED = ROOT / "tests" / "faults" / "measured.json"
 _MARKED = re.compile(
     r"(?P<begin><!-- generated: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
 )
@@ -368,7 +371,30 @@ def errors(translate: Callable[[str], str]) -> str:
     return table([translate(word) for word in head], rows)
 
 
-TABLES: dict[str, Callable[[Callable[[str], str]], str]] = {"config": config, "errors": errors}
+def faults(translate: Callable[[str], str]) -> str:
+    """Return the table of the faults, as `make faults` measured them last."""
+    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
+
+    def seconds(value: float | None) -> str:
+        return translate("none missed") if value is None else f"{value:.0f}"
+
+    def ends(lost: dict[str, int]) -> str:
+        return ", ".join(f"{count} {translate(end)}" for end, count in sorted(lost.items())) or "-"
+
+    rows = [
+        (translate(row["fault"]), ends(row["lost"]), str(row["restarts"]), seconds(row["seconds"]))
+        for row in measured["rows"]
+    ]
+    start = (translate("(a plain start)"), "-", "0", f"{measured['start_seconds']:.0f}")
+    head = ("Injected", "Requests in flight", "Restarts", "Next verified answer")
+    return table([translate(word) for word in head], iter([*rows, start]))
+
+
+TABLES: dict[str, Callable[[Callable[[str], str]], str]] = {
+    "config": config,
+    "errors": errors,
+    "faults": faults,
+}
 
 
 def fresh(text: str, translate: Callable[[str], str]) -> str:
@@ -387,6 +413,9 @@ def translatable() -> Iterator[str]:
     for kind in ERRORS.values():
         yield kind.meaning
         yield kind.remedy
+    for row in json.loads(MEASURED.read_text(encoding="utf-8"))["rows"]:
+        yield row["fault"]
+        yield from row["lost"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -111,7 +111,10 @@ class Up:
                 changes = ["made anew as asked"]
             # Without a difference it matters whether it works; with one it goes anyway.
             ready = (
-                found.running and not changes and running.answers(self._target) and self._ready().ok
+                found.running
+                and not changes
+                and running.answers(self._target)
+                and self._makes_progress()
             )
             verified = not self.options.smoke or state.verified(self.name) == found.id
         return decide(found, changes, ready=ready, verified=verified)
@@ -252,6 +255,13 @@ class Up:
         key = read_key(Path(plan.api_key_file)) if plan.api_key_file else None
         timeout = self.config.timeouts.probe
         return healthchecks.Target(plan.api_url, plan.model.served_name, key, timeout)
+
+    def _makes_progress(self) -> bool:
+        """Tell whether the engine works, or could: one that is full is not made anew."""
+        import healthchecks
+
+        limits = self.config.watchdog.limits()
+        return healthchecks.progress(self._target, limits).verdict == "ok"
 
     def _ready(self) -> ProbeResult:
         import healthchecks

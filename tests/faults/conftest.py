@@ -159,7 +159,8 @@ def appliance(
     options = ["type=none", "o=bind", f"device={disk}"]
     docker("volume", "create", *(f"--opt={option}" for option in options), f"{NAME}-cache")
     made = Appliance(cli, f"http://127.0.0.1:{port}", model, disk)
-    cli.run("up", "--no-smoke", "--install-engine")  # The image too, which does not count.
+    done = cli.run("up", "--no-smoke", "--install-engine")  # The image too: it does not count.
+    assert done.returncode == 0, done.stdout + done.stderr
     began = time.monotonic()
     docker("restart", NAME)
     wait_until("the first right answer", 300, made.verify)
