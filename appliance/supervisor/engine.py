@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TAIL_LINES = 400
 LINE_BYTES = 4096
 POLL_SECONDS = 0.1
-# For the dump of all threads' stacks, and for output that is still on its way.
+# For one process to print the stacks of all its threads; and for output on its way.
 DUMP_SECONDS = 3.0
 FLUSH_SECONDS = 2.0
 # Between the signal and the kill for what is left of an engine whose server is gone.
@@ -75,15 +75,21 @@ class Engine:
         It works where `ptrace` is not allowed, also on a process that was stopped.
         """
         for process in stuck:
+            # Held, so that none reacts to the end of another, and prints something else.
+            _signal(process.pid, signal.SIGSTOP)
             with suppress(OSError, ValueError):
                 # 1 is the kernel's word for no core at all, also where cores go to a pipe:
                 # one of this process would hold the weights.
                 hard = resource.prlimit(process.pid, resource.RLIMIT_CORE)[1]
                 limit = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
                 resource.prlimit(process.pid, resource.RLIMIT_CORE, (limit, hard))
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(process.pid, signal.SIGABRT)
-                os.kill(process.pid, signal.SIGCONT)
+        # One by one: they print into the same pipe.
+        for process in stuck:
+            _signal(process.pid, signal.SIGABRT)
+            _signal(process.pid, signal.SIGCONT)
+            deadline = time.monotonic() + DUMP_SECONDS
+            while _alive(process) and time.monotonic() < deadline:
+                time.sleep(POLL_SECONDS / 4)
 
     def kill_rest(self, reap: Callable[[], None], grace: float) -> None:
         """End every process that is left below this one; none outlives the supervisor."""
@@ -141,6 +147,11 @@ def _read(source: int) -> bytes:
 def _write(out: int, data: bytes) -> None:
     while data:
         data = data[os.write(out, data) :]
+
+
+def _alive(process: processes.Process) -> bool:
+    found = processes.read(process.pid)
+    return found is not None and found.state != processes.ZOMBIE
 
 
 def _signal(pid: int, number: int) -> None:

@@ -17,7 +17,7 @@ import healthchecks
 from appliance.errors import ERRORS
 from appliance.plan import names
 from appliance.supervisor import evidence, processes
-from appliance.supervisor.engine import DUMP_SECONDS, Engine
+from appliance.supervisor.engine import Engine
 from appliance.supervisor.history import Failure, Store, pause
 from appliance.supervisor.unavailable import Unavailable, address
 from appliance.supervisor.watcher import Verdict, Watcher
@@ -233,9 +233,6 @@ class Supervisor:
         }
         before = len(engine.lines), engine.lines[-1] if engine.lines else b""
         engine.dump(verdict.stuck)
-        deadline = time.monotonic() + DUMP_SECONDS
-        while _alive(verdict.stuck) and time.monotonic() < deadline:
-            self._next(0.1)
         # What is left of the server tells its clients, and ends as it would at a stop.
         engine.send(signal.SIGTERM)
         deadline = time.monotonic() + END_SECONDS
@@ -262,11 +259,6 @@ class Supervisor:
     def _complain(self) -> None:
         if self.store.trouble:
             say(f"the history can't be kept, so restarts are not counted: {self.store.trouble}")
-
-
-def _alive(found: Sequence[processes.Process]) -> bool:
-    now = [processes.read(process.pid) for process in found]
-    return any(it is not None and it.state != processes.ZOMBIE for it in now)
 
 
 def _after(engine: Engine, before: tuple[int, bytes]) -> str:
