@@ -24,6 +24,25 @@ if TYPE_CHECKING:
 RANK_HEADER = "X-data-parallel-rank"
 
 
+class _Watched:
+    """A clock that counts the time in which somebody looked.
+
+    A container that was paused, or a machine that stood still, has not hung for that long.
+    """
+
+    def __init__(self, clock: Callable[[], float], most: float) -> None:
+        """Between two readings count at most so many seconds."""
+        self._clock, self._most = clock, most
+        self._last = self._now = clock()
+
+    def __call__(self) -> float:
+        """Return the seconds that count, from some start."""
+        now = self._clock()
+        self._now += min(now - self._last, self._most)
+        self._last = now
+        return self._now
+
+
 @final
 class Observer:
     """Looks at one server, again and again.
@@ -38,8 +57,8 @@ class Observer:
         """Begin to watch; nothing is sent before the first look."""
         self._target = target
         self._limits = limits
-        self._clock = clock
-        self._watch = Watch(limits, clock())
+        self._clock = _Watched(clock, 3 * limits.interval)
+        self._watch = Watch(limits, self._clock())
         self._answers: queue.SimpleQueue[tuple[str, str, bool]] = queue.SimpleQueue()
         self._model: str | None = target.model
         # Whether the last look could not connect, and whether the last token was refused.

@@ -87,6 +87,8 @@ class _Seen:
     last: Engine | None = None
     asked_at: float | None = None
     trouble: str = ""
+    # The server keeps no statistics, so whether requests run is not known.
+    blind: bool = False
 
     @property
     def requests(self) -> int:
@@ -116,7 +118,7 @@ class Watch:
     def saw(self, engines: Mapping[str, Engine], now: float) -> None:
         """Take what the metrics say at ``now``; no engines are one whose state is not known."""
         if not engines:
-            self._known(ANY, now)
+            self._known(ANY, now).blind = True
         for label, engine in engines.items():
             seen = self._known(label, now)
             sign = _difference(seen.last, engine) if seen.last is not None else ""
@@ -168,7 +170,9 @@ class Watch:
             return Finding("moving", still, f"{name}{seen.sign}; {_load(seen)}")
         # A first request may compile for minutes, and is not in the counters before it is done.
         idle = now - max(seen.sign_at, self._computed_at)
-        hung = still >= limits.busy or (not seen.requests and idle >= limits.idle)
+        # Without statistics, processes that compute are all that tells full from hung.
+        standstill = still >= limits.busy and not seen.blind
+        hung = standstill or (not seen.requests and idle >= limits.idle)
         words = f"{name}no progress for {still:.0f} s; {_load(seen)}"
         if idle < still:
             words += "; its processes compute"
