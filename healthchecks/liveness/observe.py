@@ -61,8 +61,8 @@ class Observer:
         self._watch = Watch(limits, self._clock())
         self._answers: queue.SimpleQueue[tuple[str, str, bool]] = queue.SimpleQueue()
         self._model: str | None = target.model
-        # Whether the last look could not connect, and whether the last token was refused.
-        self.unreachable = False
+        # Why the last look could not connect, and whether the last token was refused.
+        self.unreachable = ""
         self.refused = False
 
     @property
@@ -74,9 +74,9 @@ class Observer:
         """Look once and judge; takes as long as ``/metrics`` does, at most the interval."""
         try:
             self._watch.saw(self._metrics(), self._clock())
-            self.unreachable = False
+            self.unreachable = ""
         except ProbeError as error:
-            self.unreachable = isinstance(error, UnreachableError)
+            self.unreachable = str(error) if isinstance(error, UnreachableError) else ""
             self._watch.missed(str(error), self._clock())
         self._take_answers()
         for label in self._watch.due(self._clock()) if ask else ():
