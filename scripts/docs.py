@@ -320,6 +320,31 @@ CHINESE = {
     "Please report it with the traceback that APPLIANCE_DEBUG=1 shows.": (
         "请附上 APPLIANCE_DEBUG=1 显示的 traceback 报告给我们。"
     ),
+    # The faults, in the order of tests/faults/test_faults.py.
+    "Injected": "注入的故障",
+    "Requests in flight": "在途请求",
+    "Restarts": "重启",
+    "Next verified answer": "到下一个验证过的回答",
+    "none missed": "没有中断",
+    "(a plain start)": "（一次普通启动）",
+    "answered": "个得到回答",
+    "connection closed": "个连接被关闭",
+    "HTTP 500": "个 HTTP 500",
+    "HTTP 503": "个 HTTP 503",
+    "worker stopped (SIGSTOP)": "worker 被停住（SIGSTOP）",
+    "worker hangs while idle": "worker 在空闲时卡死",
+    "worker killed": "worker 被杀",
+    "engine core killed": "engine core 被杀",
+    "API server stopped": "API server 被停住",
+    "memory limit hit": "触到内存上限",
+    "container killed": "容器被杀",
+    "Docker daemon restarted": "Docker 守护进程重启",
+    "weights deleted while serving": "服务时删除权重",
+    "weights truncated before a start; time from their repair": "启动前截断权重；时间从修复算起",
+    "weights deleted before a start; time from their repair": "启动前删除权重；时间从修复算起",
+    "cache disk full, and a worker killed": "缓存磁盘写满，再杀 worker",
+    "port taken; time from its release": "端口被占；时间从释放算起",
+    "64 clients without a pause for 120 s": "64 个客户端不停请求 120 秒",
 }
 
 
