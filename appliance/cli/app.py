@@ -337,6 +337,10 @@ def smoke(
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="FILE", help="Write a JUnit report."),
     ] = None,
+    report: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Write to a file what --json prints."),
+    ] = None,
     seed: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(metavar="TEXT", help="Make the media of the run that named it, once more."),
@@ -359,10 +363,10 @@ def smoke(
     )
     if url:
         target = probes.other(url, model, api_key_file, wanted.timeouts.smoke)
-        show.smoke(target, junit, settings, as_json=as_json)
+        show.smoke(target, settings, junit=junit, report=report, as_json=as_json)
     else:
         target, container = probes.own(wanted)
-        show.smoke(target, junit, settings, as_json=as_json)
+        show.smoke(target, settings, junit=junit, report=report, as_json=as_json)
         state.mark_verified(wanted.name, container)
 
 
