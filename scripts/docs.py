@@ -323,8 +323,8 @@ CHINESE = {
     # The faults, in the order of tests/faults/test_faults.py.
     "Injected": "注入的故障",
     "Requests in flight": "在途请求",
-    "Restarts": "重启",
-    "Next verified answer": "到下一个验证过的回答",
+    "Named": "报告为",
+    "Seconds to the next right answer": "到下一个正确回答的秒数",
     "none missed": "没有中断",
     "(a plain start)": "（一次普通启动）",
     "answered": "个得到回答",
@@ -406,12 +406,15 @@ def faults(translate: Callable[[str], str]) -> str:
     def ends(lost: dict[str, int]) -> str:
         return ", ".join(f"{count} {translate(end)}" for end, count in sorted(lost.items())) or "-"
 
+    def cause(text: str | None) -> str:
+        return f"`{text[1:].partition(']')[0]}`" if text else "-"
+
     rows = [
-        (translate(row["fault"]), ends(row["lost"]), str(row["restarts"]), seconds(row["seconds"]))
+        (translate(row["fault"]), cause(row["cause"]), ends(row["lost"]), seconds(row["seconds"]))
         for row in measured["rows"]
     ]
-    start = (translate("(a plain start)"), "-", "0", f"{measured['start_seconds']:.0f}")
-    head = ("Injected", "Requests in flight", "Restarts", "Next verified answer")
+    start = (translate("(a plain start)"), "-", "-", f"{measured['start_seconds']:.0f}")
+    head = ("Injected", "Named", "Requests in flight", "Seconds to the next right answer")
     return table([translate(word) for word in head], iter([*rows, start]))
 
 
