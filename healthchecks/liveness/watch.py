@@ -206,7 +206,7 @@ class Watch:
         nothing_to_do = seen.last is not None and not seen.requests
         over = still >= limits.busy or (nothing_to_do and idle >= limits.idle)
         words = f"{name}no progress for {still:.0f} s; {_load(seen)}"
-        if idle < still:
+        if now == self._computed_at:
             words += "; its processes compute"
         if seen.trouble:
             words += f"; {seen.trouble}"
