@@ -65,7 +65,13 @@ def same(process: Process) -> Process | None:
 
 
 def below(root: int) -> list[Process]:
-    """Return all descendants of a process, parents before their children."""
+    """Return all descendants of a process, parents before their children.
+
+    There are none where /proc is not of this process's own container: the numbers in it are
+    others' processes, which would be ended in the engine's place.
+    """
+    if (PROC / "self").readlink() != Path(str(os.getpid())):
+        return []
     children: dict[int, list[Process]] = {}
     for entry in PROC.iterdir():
         found = read(int(entry.name)) if entry.name.isdigit() else None
