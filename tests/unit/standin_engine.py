@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -51,7 +52,7 @@ class Standin:
         self.tokens = 0
         self.hung = bool(do.get("hung"))
         self.running = int(do.get("running", 0))
-        self.ending = threading.Event()
+        self.ending = False
         self.at_work = threading.Lock()
         self.requests = 0
         self.workers = [
@@ -165,9 +166,11 @@ def leave_orphans(count: int, code: str) -> None:
 
 def listen_to_signals(standin: Standin, do: dict[str, Any]) -> None:
     def note(number: int, _: object) -> None:
-        print(f"got {signal.Signals(number).name}", flush=True)
+        # No lock of what was interrupted may be wanted here.
+        with suppress(OSError):
+            os.write(1, f"got {signal.Signals(number).name}\n".encode())
         if number in (signal.SIGTERM, signal.SIGINT) and not do.get("deaf"):
-            standin.ending.set()
+            standin.ending = True
 
     if not do.get("early"):
         for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT"):
@@ -177,10 +180,8 @@ def listen_to_signals(standin: Standin, do: dict[str, Any]) -> None:
 def serve(port: int, model: str, do: dict[str, Any]) -> None:
     print(f"begins, key {os.environ.get('VLLM_API_KEY', 'none')}", flush=True)
     if do.get("silent"):
-        null = os.open(os.devnull, os.O_WRONLY)
         os.close(1)
         os.close(2)
-        os.close(null)
     standin = Standin(model, do)
     listen_to_signals(standin, do)
     if do.get("orphans"):
@@ -192,17 +193,14 @@ def serve(port: int, model: str, do: dict[str, Any]) -> None:
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     if file := do.get("pid"):
         Path(file).write_text(str(os.getpid()))
-    if do.get("silent"):
-        standin.ending.wait()
-        os._exit(0)
-    print("ready", flush=True)
-    standin.ending.wait()
-    while standin.requests:
+    if not do.get("silent"):
+        print("ready", flush=True)
+    while standin.requests or not standin.ending:
         time.sleep(0.02)
     for worker in standin.workers:
         worker.terminate()
-    print("ends in order", flush=True)
-    sys.stdout.flush()
+    if not do.get("silent"):
+        print("ends in order", flush=True)
     os._exit(0)
 
 
