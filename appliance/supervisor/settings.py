@@ -31,7 +31,7 @@ def variables(settings: Settings) -> dict[str, str]:
     usual = Settings()
     for name, value in _flat(settings).items():
         if value != _flat(usual)[name]:
-            found[PREFIX + name.upper()] = f"{value:g}" if name != "enabled" else str(int(value))
+            found[PREFIX + name.upper()] = f"{value:.15g}" if name != "enabled" else str(int(value))
     return found
 
 
