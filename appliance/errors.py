@@ -208,7 +208,7 @@ ERRORS: dict[str, ErrorKind] = {
     "engine-hung": ErrorKind(
         101,
         "The engine ran and made no progress; the container ended for the restart policy to act.",
-        "Read the evidence that `appliance status` names; `appliance diagnose` reads the log.",
+        "`appliance diagnose` reads the log; with `--bundle` it packs the evidence too.",
     ),
     "engine-died": ErrorKind(
         102,

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, final
 
 import httpx
 
-from healthchecks.errors import ProbeError, ProbeTimeoutError, RefusedError, UnreachableError
+from healthchecks.errors import (
+    NotServedError,
+    ProbeError,
+    ProbeTimeoutError,
+    RefusedError,
+    UnreachableError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -133,7 +139,7 @@ class Session:
             if wanted is None or served.name == wanted:
                 return served
         names = ", ".join(served.name for served in self._models)
-        raise ProbeError(self.clean(f"model {wanted} is not served; served: {names}"))
+        raise NotServedError(self.clean(f"model {wanted} is not served; served: {names}"))
 
     def clean(self, text: str) -> str:
         """Return text as one printable line, without the key and of bounded length."""

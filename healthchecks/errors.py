@@ -37,6 +37,10 @@ class RefusedError(ProbeError):
         self.status = status
 
 
+class NotServedError(ProbeError):
+    """The server answers, and does not list the model that was asked for."""
+
+
 class UnsupportedError(ProbeError):
     """The server refused what not every server supports, which is no failure."""
 

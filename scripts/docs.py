@@ -148,6 +148,25 @@ CHINESE = {
     "For one request of a probe.": "探测的一个请求。",
     "For one probe of the smoke test, with its reasoning.": "冒烟测试的一项探测，含其推理过程。",
     "From the stop signal until the container is killed.": "从停止信号到强制结束容器。",
+    "Of these, for running requests to end; by default all but 15.": (
+        "其中留给正在处理的请求收尾的时间；默认是除最后 15 秒以外的全部。"
+    ),
+    "Whether an engine that makes no progress is ended.": "引擎没有进展时是否结束它。",
+    "From one look at the engine to the next.": "两次查看引擎之间的间隔。",
+    "Without progress, until one token is asked for.": "没有进展多久之后，请求一个 token 来试探。",
+    "For that token, where nothing else is being done.": "引擎空闲时，等这个 token 的期限。",
+    "Without progress, while requests run or the processes compute.": (
+        "有请求在处理、或进程在计算时，允许没有进展的时间。"
+    ),
+    "Until a process that was stopped or is gone counts.": "进程被暂停或消失多久之后算作故障。",
+    "Most failures within the window; then it stays down.": (
+        "时间窗内最多允许的故障次数；超过之后不再启动。"
+    ),
+    "For how long a failure counts.": "一次故障计入次数的时间窗。",
+    "Before the second restart; doubled for each further one.": (
+        "第二次重启前等待的时间；之后每次加倍。"
+    ),
+    "The most that is waited before a restart.": "重启前最长的等待时间。",
     # Errors, in the order of appliance/errors.py: the meaning, then the remedy.
     "The command line was not understood.": "命令行无法理解。",
     "See `appliance --help`.": "看 `appliance --help`。",
@@ -240,6 +259,18 @@ CHINESE = {
         "按错误信息里引擎的那一行处理；`appliance diagnose` 给出更多。"
     ),
     "The server did not become ready in time.": "服务没有按时就绪。",
+    "The engine ran and made no progress; the container ended for the restart policy to act.": (
+        "引擎在运行但没有进展；容器已退出，由重启策略接手。"
+    ),
+    "`appliance diagnose` reads the log; with `--bundle` it packs the evidence too.": (
+        "`appliance diagnose` 读日志；加上 `--bundle` 会把证据一起打包。"
+    ),
+    "The engine, or one of its processes, ended by itself while it was to serve.": (
+        "引擎或它的某个进程在应当提供服务时自行结束。"
+    ),
+    "`appliance diagnose` names the first error in the log.": (
+        "`appliance diagnose` 指出日志里的第一个错误。"
+    ),
     "See `appliance logs`; raise `timeouts.ready` if it was still loading.": (
         "看 `appliance logs`；如果还在加载，调大 `timeouts.ready`。"
     ),

@@ -106,6 +106,11 @@ def _snippet(made: Plan) -> str:
 SHOWN_FAILURES = 5
 
 
+def _printable(text: str) -> str:
+    """Return what a container says without what could drive a terminal."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
 def status(found: Status, *, as_json: bool) -> None:
     """Print the state of an appliance."""
     if as_json:
@@ -120,7 +125,9 @@ def status(found: Status, *, as_json: bool) -> None:
         for failure in found.failures[-SHOWN_FAILURES:]:
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(failure.at))
             ran = f"after {failure.ran:.0f} s"
-            print(f"    {when}  [{failure.cause}] {ran}: {failure.detail}")
+            print(f"    {when}  [{failure.cause}] {ran}: {_printable(failure.detail)}")
+            if failure.evidence:
+                print(f"      evidence in the container: {_printable(failure.evidence)}")
         print(f"  verified    {'yes, by its smoke test' if found.verified else 'no'}")
     if found.endpoint:
         print(f"  endpoint    {found.endpoint}, model {found.model}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.catalog import load as catalog
 from appliance.errors import ApplianceError
-from appliance.plan import access, names
+from appliance.plan import access, names, watching
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -292,7 +292,11 @@ def warnings(config: Config, choice: Choice, planned: Mapping[str, Mapping[str, 
     last, so the operator's counts; of a JSON option it takes the last one whole.
     """
     options = added(config, choice.release)
-    found = [*access.loosened(options), *_unknown(options, choice.release)]
+    found = [
+        *access.loosened(options),
+        *watching.warnings(config, options),
+        *_unknown(options, choice.release),
+    ]
     for option, value in planned.items():
         by_hand = last_json(options, option)
         lost = sorted(set(value) - set(by_hand)) if by_hand is not None else []

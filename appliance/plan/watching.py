@@ -12,12 +12,20 @@ from appliance.plan import names
 from appliance.supervisor.settings import Settings, variables
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from appliance.config.model import Config
+    from appliance.plan.options import Given
 
 DRAIN_OPTION = "--shutdown-timeout"
 QUIET_OPTION = "--disable-access-log-for-endpoints"
 # What the supervisor asks for every few seconds.
 QUIET_PATHS = "/health,/metrics"
+BLINDING = "--disable-log-stats"
+BLIND = (
+    f"{BLINDING} takes away the counters by which a full server is told from one that hangs: the "
+    "watchdog goes by tokens alone, which have `watchdog.busy` seconds to come."
+)
 _LIMITS = ("interval", "quiet", "deadline", "busy")
 
 
@@ -52,6 +60,12 @@ def arguments(config: Config, release: catalog.Release) -> list[str]:
     return [*args, QUIET_OPTION, QUIET_PATHS] if QUIET_OPTION in known else args
 
 
+def warnings(config: Config, given: Iterable[Given]) -> list[str]:
+    """Return what of the operator's options leaves the supervisor without evidence."""
+    blind = config.watchdog.enabled and any(it.name == BLINDING and it.on for it in given)
+    return [BLIND] if blind else []
+
+
 def environment(config: Config) -> dict[str, str]:
     """Return the supervisor's variables: those that differ from its defaults."""
     return variables(Settings(config.watchdog, config.timeouts.ready, float(drain(config))))
@@ -62,5 +76,5 @@ def health_command(config: Config) -> str:
     given = dataclasses.asdict(config.watchdog)
     usual = dataclasses.asdict(Watchdog())
     words = ["python3 -m healthchecks progress", f"--watched {names.PROGRESS_FILE}"]
-    words += [f"--{name} {given[name]:g}" for name in _LIMITS if given[name] != usual[name]]
+    words += [f"--{name} {given[name]:.15g}" for name in _LIMITS if given[name] != usual[name]]
     return " ".join(words)

@@ -13,10 +13,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from appliance.supervisor import processes
+from appliance.supervisor.output import STDERR, STDOUT, Output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+# Kept, of which so many are shown as the last: the stacks of all ranks are some thousands.
+KEPT_LINES = 6000
 TAIL_LINES = 400
 LINE_BYTES = 4096
 POLL_SECONDS = 0.1
@@ -32,7 +35,9 @@ class Engine:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start it; raises OSError."""
-        self.lines: deque[bytes] = deque(maxlen=TAIL_LINES)
+        self._lines: deque[bytes] = deque(maxlen=KEPT_LINES)
+        self._count = 0
+        self._keeping = threading.Lock()
         self.started = time.monotonic()
         self.status: int | None = None
         # A session of its own: what a terminal sends, the supervisor passes on once.
@@ -47,7 +52,7 @@ class Engine:
         self.pid = self._child.pid
         self._relays = [
             threading.Thread(target=self._relay, args=(pipe.fileno(), out), daemon=True)
-            for pipe, out in ((self._child.stdout, 1), (self._child.stderr, 2))
+            for pipe, out in ((self._child.stdout, STDOUT), (self._child.stderr, STDERR))
             if pipe is not None
         ]
         for relay in self._relays:
@@ -69,12 +74,14 @@ class Engine:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    def dump(self, stuck: Sequence[processes.Process]) -> None:
+    def dump(self, stuck: Sequence[processes.Process], wait: Callable[[float], bool]) -> None:
         """End processes that are stuck by a signal on which Python prints all its stacks.
 
-        It works where `ptrace` is not allowed, also on a process that was stopped.
+        It works where `ptrace` is not allowed, also on a process that was stopped. `wait` is that
+        of `kill_rest`.
         """
-        for process in stuck:
+        found = [process for process in stuck if processes.same(process) is not None]
+        for process in found:
             # Held, so that none reacts to the end of another, and prints something else.
             _signal(process.pid, signal.SIGSTOP)
             with suppress(OSError, ValueError):
@@ -84,32 +91,30 @@ class Engine:
                 limit = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
                 resource.prlimit(process.pid, resource.RLIMIT_CORE, (limit, hard))
         # One by one: they print into the same pipe.
-        for process in stuck:
+        for process in found:
             _signal(process.pid, signal.SIGABRT)
             _signal(process.pid, signal.SIGCONT)
             deadline = time.monotonic() + DUMP_SECONDS
-            while _alive(process) and time.monotonic() < deadline:
-                time.sleep(POLL_SECONDS / 4)
+            while _alive(process) and time.monotonic() < deadline and wait(POLL_SECONDS / 4):
+                pass
 
-    def kill_rest(self, reap: Callable[[], None], grace: float) -> None:
-        """End every process that is left below this one; none outlives the supervisor."""
+    def kill_rest(self, wait: Callable[[float], bool], grace: float) -> None:
+        """End every process that is left below this one; none outlives the supervisor.
+
+        `wait` reaps what has ended, and tells whether there is still time to be kind.
+        """
         deadline = time.monotonic() + grace
-        for process in processes.below(os.getpid()):
+        for process in _left():
             _signal(process.pid, signal.SIGTERM)
             _signal(process.pid, signal.SIGCONT)
-        while self._left(reap) and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
+        while _left() and time.monotonic() < deadline and wait(POLL_SECONDS):
+            pass
         deadline = time.monotonic() + REST_SECONDS
-        while (left := self._left(reap)) and time.monotonic() < deadline:
+        while (left := _left()) and time.monotonic() < deadline:
             for process in left:
                 _signal(process.pid, signal.SIGKILL)
-            time.sleep(POLL_SECONDS)
-
-    @staticmethod
-    def _left(reap: Callable[[], None]) -> list[processes.Process]:
-        reap()
-        found = processes.below(os.getpid())
-        return [process for process in found if process.state != processes.ZOMBIE]
+            wait(POLL_SECONDS)
+        wait(0.0)
 
     def flush(self) -> None:
         """Wait until the output of what has ended is passed on."""
@@ -117,24 +122,32 @@ class Engine:
         for relay in self._relays:
             relay.join(max(0.0, deadline - time.monotonic()))
 
-    def tail(self) -> str:
-        """Return the last lines of the engine's output."""
-        return b"\n".join(list(self.lines)).decode("utf-8", "replace")
+    def said(self) -> int:
+        """Return how many lines the engine has written so far."""
+        with self._keeping:
+            return self._count
 
-    def _relay(self, source: int, out: int) -> None:
-        rest, writing = b"", True
+    def tail(self, since: int | None = None) -> str:
+        """Return the last lines of the engine's output, or all after a count of them."""
+        with self._keeping:
+            lines = list(self._lines)
+            wanted = TAIL_LINES if since is None else self._count - since
+        return b"\n".join(lines[max(0, len(lines) - wanted) :]).decode("utf-8", "replace")
+
+    def _relay(self, source: int, out: Output) -> None:
+        rest = b""
         while data := _read(source):
-            if writing:
-                try:
-                    _write(out, data)
-                except OSError:
-                    # Nobody listens: an engine that can't write its log must not stand still.
-                    writing = False
             *lines, rest = (rest + data).split(b"\n")
-            self.lines.extend(line[:LINE_BYTES] for line in lines)
+            self._keep([line[:LINE_BYTES] for line in lines])
             rest = rest[:LINE_BYTES]
+            out.write(data)
         if rest:
-            self.lines.append(rest)
+            self._keep([rest])
+
+    def _keep(self, lines: Sequence[bytes]) -> None:
+        with self._keeping:
+            self._lines.extend(lines)
+            self._count += len(lines)
 
 
 def _read(source: int) -> bytes:
@@ -144,13 +157,13 @@ def _read(source: int) -> bytes:
         return b""
 
 
-def _write(out: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(out, data) :]
+def _left() -> list[processes.Process]:
+    found = processes.below(os.getpid())
+    return [process for process in found if process.state != processes.ZOMBIE]
 
 
 def _alive(process: processes.Process) -> bool:
-    found = processes.read(process.pid)
+    found = processes.same(process)
     return found is not None and found.state != processes.ZOMBIE
 
 

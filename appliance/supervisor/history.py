@@ -14,9 +14,11 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from appliance.config.model import Watchdog
 
 # Ids of appliance.errors, but for `killed`, after which nobody is left to end with a code.
@@ -25,6 +27,8 @@ Phase = Literal["starting", "serving", "waiting", "down", "stopping", "stopped",
 KEPT = 20
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 FILE = "state.json"
+# What can still be shown as a date.
+MOST_SECONDS = 1e11
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Failure:
 
     `at` is when, in seconds since the epoch; `ran` for how many seconds; `code` the exit code
     that the container had for it; `evidence` the file that tells more, where one could be kept.
+    `forgiven` are those that somebody has seen to, by stopping the container.
     """
 
     at: float
@@ -41,6 +46,7 @@ class Failure:
     ran: float
     code: int | None = None
     evidence: str | None = None
+    forgiven: bool = False
 
 
 @dataclass
@@ -48,7 +54,6 @@ class History:
     """What is known of this container's starts. `since` is when the phase began.
 
     `boot` is the kernel's id of the host's start, `host` the container's host name.
-    `forgiven` is when somebody last stopped the container: what was before does not count.
     """
 
     phase: Phase = "stopped"
@@ -56,13 +61,17 @@ class History:
     since: float = 0.0
     boot: str = ""
     host: str = ""
-    forgiven: float = 0.0
     failures: list[Failure] = field(default_factory=list)
 
     def counted(self, window: float, now: float) -> list[Failure]:
         """Return the failures of the last `window` seconds that nobody has seen to."""
-        since = max(now - window, self.forgiven)
-        return [failure for failure in self.failures if failure.at > since]
+        # A clock that was set back puts failures into the future: as far away, they count
+        # no more than those of the past.
+        return [it for it in self.failures if not it.forgiven and abs(now - it.at) < window]
+
+    def forgive(self) -> None:
+        """Count none of the failures any more, whatever the clock says."""
+        self.failures = [dataclasses.replace(it, forgiven=True) for it in self.failures]
 
 
 def pause(count: int, limits: Watchdog) -> float:
@@ -89,10 +98,11 @@ class Store:
             self.history = History()
         history = self.history
         if history.phase == "stopping":
-            history.forgiven = history.since
+            history.forgive()
         elif history.phase in ("starting", "serving") and history.boot == boot:
             words = f"while {history.phase}, from outside: out of memory, or `docker kill`"
-            self.add(Failure(time.time(), "killed", words, time.time() - history.since))
+            ran = max(0.0, time.time() - history.since)
+            self.add(Failure(time.time(), "killed", words, ran))
         history.boot, history.host = boot, host
 
     def add(self, failure: Failure) -> None:
@@ -101,7 +111,7 @@ class Store:
 
     def forgive(self) -> None:
         """Take that somebody stopped the container: the next start is the first again."""
-        self.history.forgiven = time.time()
+        self.history.forgive()
         self.enter("stopped")
 
     def enter(self, phase: Phase, detail: str = "") -> None:
@@ -134,9 +144,36 @@ def parse(text: str) -> History:
     try:
         found: dict[str, Any] = json.loads(text)
         failures = [Failure(**failure) for failure in found.pop("failures")]
-        return History(**found, failures=failures)
+        history = History(**found, failures=failures)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return History()
+    return history if _valid(history) and all(map(_valid, failures)) else History()
+
+
+def _valid(found: History | Failure) -> bool:
+    """Tell whether all values are of the kinds that they are declared to be."""
+    return all(_KINDS[it.type](getattr(found, it.name)) for it in dataclasses.fields(found))
+
+
+def _is_time(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < MOST_SECONDS
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+# By the words of the declarations, which are all that is left of them at run time.
+_KINDS: dict[Any, Callable[[Any], bool]] = {
+    "str": _is_text,
+    "str | None": lambda value: value is None or _is_text(value),
+    "float": _is_time,
+    "int | None": lambda value: value is None or type(value) is int,
+    "bool": lambda value: isinstance(value, bool),
+    "Cause": lambda value: value in get_args(Cause),
+    "Phase": lambda value: value in get_args(Phase),
+    "list[Failure]": lambda value: isinstance(value, list),
+}
 
 
 def _text(file: Path) -> str:

@@ -16,9 +16,11 @@ ENGINE_TITLE = "VLLM::"
 
 @dataclass(frozen=True)
 class Process:
-    """One process at one moment. `cpu` is the seconds of processor time that it has used.
+    """One process at one moment.
 
     `state` is the kernel's letter: R runs, S and D sleep, T is stopped by a signal, Z is dead.
+    `cpu` is the seconds of processor time that it has used, `ended` those of its children that
+    have ended. `born` is when it started, in ticks: a number is given to another process later.
     """
 
     pid: int
@@ -26,6 +28,13 @@ class Process:
     name: str
     state: str
     cpu: float
+    ended: float = 0.0
+    born: int = 0
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What no other process has, before or after."""
+        return self.pid, self.born
 
     def __str__(self) -> str:
         """Name it as an operator would look for it."""
@@ -41,12 +50,28 @@ def read(pid: int) -> Process | None:
     # The name may hold anything, parentheses too: what follows begins behind the last one.
     head, _, tail = text.rpartition(")")
     fields = tail.split()
-    used = (int(fields[11]) + int(fields[12])) / _TICKS
-    return Process(pid, int(fields[1]), head.partition("(")[2], fields[0], used)
+    try:
+        used, ended = (sum(map(int, fields[at : at + 2])) / _TICKS for at in (11, 13))
+        born = int(fields[19])
+        return Process(pid, int(fields[1]), head.partition("(")[2], fields[0], used, ended, born)
+    except (ValueError, IndexError):
+        return None
+
+
+def same(process: Process) -> Process | None:
+    """Return a process as it is now, `None` when it is gone."""
+    found = read(process.pid)
+    return found if found is not None and found.born == process.born else None
 
 
 def below(root: int) -> list[Process]:
-    """Return all descendants of a process, parents before their children."""
+    """Return all descendants of a process, parents before their children.
+
+    There are none where /proc is not of this process's own container: the numbers in it are
+    others' processes, which would be ended in the engine's place.
+    """
+    if (PROC / "self").readlink() != Path(str(os.getpid())):
+        return []
     children: dict[int, list[Process]] = {}
     for entry in PROC.iterdir():
         found = read(int(entry.name)) if entry.name.isdigit() else None
@@ -65,7 +90,7 @@ def threads(pid: int) -> list[str]:
     lines = []
     with suppress(OSError):
         for task in sorted((PROC / str(pid) / "task").iterdir(), key=lambda it: int(it.name)):
-            with suppress(OSError):
+            with suppress(OSError, IndexError):
                 found = task.joinpath("stat").read_text(encoding="utf-8", errors="replace")
                 state = found.rpartition(")")[2].split()[0]
                 name = found.partition("(")[2].rpartition(")")[0]

@@ -7,7 +7,6 @@ import itertools
 import os
 import queue
 import signal
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,13 +16,14 @@ import healthchecks
 from appliance.errors import ERRORS
 from appliance.plan import names
 from appliance.supervisor import evidence, processes
-from appliance.supervisor.engine import Engine
+from appliance.supervisor.engine import POLL_SECONDS, Engine
 from appliance.supervisor.history import Failure, Store, pause
-from appliance.supervisor.unavailable import Unavailable, address
+from appliance.supervisor.output import say
+from appliance.supervisor.unavailable import Unavailable, address, url
 from appliance.supervisor.watcher import Verdict, Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import FrameType
 
     from appliance.supervisor.history import Cause
@@ -36,6 +36,8 @@ SHELL_SIGNALS = 128
 # Beside the drain, for the rest of an orderly end.
 END_SECONDS = 10.0
 IDLE_SECONDS = 3600.0
+# As shells say that there is no such command.
+NO_COMMAND = 127
 
 
 class Signal(NamedTuple):
@@ -63,32 +65,49 @@ class Supervisor:
         self.environment = environment
         self.settings = settings
         self.key = environment.get("VLLM_API_KEY")
+        # What can't be asked is refused before there is an engine.
+        self.target = healthchecks.Target(
+            environment.get("HEALTHCHECKS_URL") or url(command),
+            dict(itertools.pairwise(command)).get("--served-model-name"),
+            self.key,
+        )
         self.store = Store(Path(names.SUPERVISOR_DIR))
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._engine: Engine | None = None
-        self._began = time.time()
+        self._began = time.monotonic()
+        # Signals to stop that were read, and how many of them still leave time to be kind.
+        self._stops = self._kind_stops = 0
 
     def run(self) -> int:
         """Live through one start of the container; returns its exit code."""
         self._listen()
+        with suppress(OSError):  # What an earlier start left there is not true of this one.
+            Path(names.PROGRESS_FILE).unlink()
         self.store.begin()
         if not self._may_start():
             self.store.forgive()
             return 0
-        self._began = time.time()
+        self._began = time.monotonic()
         try:
             engine = Engine(self.command, self.environment)
         except OSError as error:
-            say(f"{self.command[0]} can't be started: {error}")
-            return 127
+            words = f"{self.command[0]} can't be started: {error}"
+            return self._fail("engine-died", words, NO_COMMAND, {})
         self._engine = engine
         self.store.enter("starting")
         self._complain()
-        watcher = self._watch(engine)
+        watcher = Watcher(
+            self.target, self.settings, engine.pid, lambda: self.events.put(READY), self.events.put
+        )
+        watcher.note_file = Path(names.PROGRESS_FILE)
         try:
+            if self.settings.watchdog.enabled:
+                watcher.start()
             return self._live(engine)
         finally:
             watcher.stop()
+            # Nothing is left of an engine that has ended. This is for what nobody foresaw.
+            engine.kill_rest(self._pass, 0.0)
 
     def _listen(self) -> None:
         """Take over the duties of a container's main process, whether or not there is an init."""
@@ -101,6 +120,7 @@ class Supervisor:
 
         for number in (*STOPS, *PASSED_ON, signal.SIGCHLD):
             signal.signal(number, note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
     def _may_start(self) -> bool:
         """Wait as long as the history asks for; false where a signal ended the wait."""
@@ -126,30 +146,20 @@ class Supervisor:
     def _wait(self, phase: str, words: str, seconds: float | None) -> bool:
         """Answer 503 for so long, without end where `seconds` is `None`."""
         self.store.enter("down" if phase == "down" else "waiting", words)
+        self._complain()
         deadline = None if seconds is None else time.monotonic() + seconds
         message = "The engine is down after repeated failures; see the server's log."
         if seconds is not None:
             message = "The engine starts again soon."
-        retry = None if seconds is None else int(seconds) + 1
-        with Unavailable(address(self.command), message, retry):
+        with Unavailable(address(self.command), message, deadline) as instead:
+            if instead.trouble:
+                say(f"nobody answers in the engine's place: {instead.trouble}")
             while deadline is None or time.monotonic() < deadline:
                 left = IDLE_SECONDS if deadline is None else deadline - time.monotonic()
                 event = self._next(max(0.0, left))
                 if isinstance(event, Signal) and event.number in STOPS:
                     return False
         return True
-
-    def _watch(self, engine: Engine) -> Watcher:
-        url = self.environment.get("HEALTHCHECKS_URL") or healthchecks.Target().url
-        options = dict(itertools.pairwise(self.command))
-        target = healthchecks.Target(url, options.get("--served-model-name"), self.key)
-        watcher = Watcher(
-            target, self.settings, engine.pid, lambda: self.events.put(READY), self.events.put
-        )
-        watcher.note_file = Path(names.PROGRESS_FILE)
-        if self.settings.watchdog.enabled:
-            watcher.start()
-        return watcher
 
     def _live(self, engine: Engine) -> int:
         """Wait for what ends this run."""
@@ -173,7 +183,20 @@ class Supervisor:
         except queue.Empty:
             event = None
         self._reap()
+        if isinstance(event, Signal) and event.number in STOPS:
+            self._stops += 1
         return event
+
+    def _pass(self, seconds: float) -> bool:
+        """Let some time pass; false where a signal asks to end at once."""
+        self._next(seconds)
+        return self._stops <= self._kind_stops
+
+    def _wait_for(self, done: Callable[[], bool], seconds: float) -> None:
+        """Wait until something is so, unless it takes too long or a signal asks to end at once."""
+        deadline = time.monotonic() + seconds
+        while not done() and time.monotonic() < deadline and self._pass(POLL_SECONDS):
+            pass
 
     def _reap(self) -> None:
         """Take notice of every child that ended: the server, and orphans that became ours."""
@@ -184,6 +207,7 @@ class Supervisor:
 
     def _end(self, engine: Engine, number: int) -> int:
         """End as asked: requests that run may end first, a second signal ends them at once."""
+        self._kind_stops = 1
         seconds = self.settings.drain
         self.store.enter("stopping")
         say(f"{signal.Signals(number).name}: ending; running requests have {seconds:g} s")
@@ -197,7 +221,7 @@ class Supervisor:
                     break
                 engine.send(event.number)
         clean = not engine.running
-        engine.kill_rest(self._reap, 0.0 if not clean else END_SECONDS)
+        engine.kill_rest(self._pass, max(0.0, deadline - time.monotonic()) if clean else 0.0)
         engine.flush()
         self.store.forgive()
         say("ended" if clean else "ended by force")
@@ -211,7 +235,7 @@ class Supervisor:
             how = f"by {signal.Signals(-status).name}"
         if kills := processes.memory_kills():
             how += f"; the kernel killed {kills} of the container's processes for want of memory"
-        engine.kill_rest(self._reap, END_SECONDS)
+        engine.kill_rest(self._pass, END_SECONDS)
         engine.flush()
         code = SHELL_SIGNALS - status if status < 0 else status
         sections = {"Memory": processes.memory(), "Last lines": engine.tail()}
@@ -231,27 +255,28 @@ class Supervisor:
             "Memory": processes.memory(),
             "Last lines": engine.tail(),
         }
-        before = len(engine.lines), engine.lines[-1] if engine.lines else b""
-        engine.dump(verdict.stuck)
+        before = engine.said()
+        engine.dump(verdict.stuck, self._pass)
         # What is left of the server tells its clients, and ends as it would at a stop.
         engine.send(signal.SIGTERM)
-        deadline = time.monotonic() + END_SECONDS
-        while engine.running and time.monotonic() < deadline:
-            self._next(max(0.0, deadline - time.monotonic()))
-        engine.kill_rest(self._reap, END_SECONDS)
+        self._wait_for(lambda: not engine.running, END_SECONDS)
+        engine.kill_rest(self._pass, END_SECONDS)
         engine.flush()
-        sections["Stacks, and what the engine said at its end"] = _after(engine, before)
+        sections["Stacks, and what the engine said at its end"] = engine.tail(before)
         code = ERRORS[verdict.cause].exit_code
         return self._fail(verdict.cause, verdict.detail, code, sections)
 
     def _fail(self, cause: Cause, detail: str, code: int, sections: dict[str, str]) -> int:
-        ran = time.time() - self._began
+        ran = time.monotonic() - self._began
         head = f"[{cause}] {detail}\nat {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}, "
         head += f"after {ran:.0f} s; exit code {code}"
         text = evidence.report({"What happened": head, **sections}, self.key)
         kept = evidence.keep(self.store, text)
         self.store.add(Failure(time.time(), cause, detail, ran, code, kept))
-        self.store.enter("failed")
+        if self._stops:  # Somebody stops the container anyway: the next start is the first.
+            self.store.forgive()
+        else:
+            self.store.enter("failed")
         self._complain()
         say(f"[{cause}] {detail}; exit code {code}; evidence: {kept or 'could not be kept'}")
         return code
@@ -259,20 +284,3 @@ class Supervisor:
     def _complain(self) -> None:
         if self.store.trouble:
             say(f"the history can't be kept, so restarts are not counted: {self.store.trouble}")
-
-
-def _after(engine: Engine, before: tuple[int, bytes]) -> str:
-    """Return the lines that came after a moment, as far as the tail holds them."""
-    lines = list(engine.lines)
-    count, last = before
-    if count < (engine.lines.maxlen or 0):
-        lines = lines[count:]
-    elif last in lines:
-        lines = lines[len(lines) - lines[::-1].index(last) :]
-    return b"\n".join(lines).decode("utf-8", "replace")
-
-
-def say(words: str) -> None:
-    """Say something in the container's log."""
-    with suppress(OSError):
-        print(f"appliance: {words}", file=sys.stderr, flush=True)

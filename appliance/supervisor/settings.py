@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ def variables(settings: Settings) -> dict[str, str]:
     usual = Settings()
     for name, value in _flat(settings).items():
         if value != _flat(usual)[name]:
-            found[PREFIX + name.upper()] = f"{value:g}" if name != "enabled" else str(int(value))
+            found[PREFIX + name.upper()] = f"{value:.15g}" if name != "enabled" else str(int(value))
     return found
 
 
@@ -40,14 +41,27 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     for name in _flat(Settings()):
         text = environment.get(PREFIX + name.upper(), "")
         if text:
-            try:
-                given[name] = float(text)
-            except ValueError:
-                raise ValueError(f"{PREFIX}{name.upper()} is {text!r}, and no number") from None
+            given[name] = _number(PREFIX + name.upper(), text)
     kinds = {name: type(value) for name, value in dataclasses.asdict(Watchdog()).items()}
     watched = {name: kinds[name](value) for name, value in given.items() if name in kinds}
     rest = {name: value for name, value in given.items() if name not in kinds}
-    return Settings(Watchdog(**watched), **rest)
+    found = Settings(Watchdog(**watched), **rest)
+    try:
+        found.watchdog.limits()
+    except ValueError as error:
+        raise ValueError(f"{PREFIX}*: {error}") from None
+    return found
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(f"{name} is {text!r}, and no number") from None
+    # A wait that is longer than a wait can be would end the supervisor in the middle of it.
+    if not 0 <= number <= threading.TIMEOUT_MAX:
+        raise ValueError(f"{name} is {text!r}, which is no time and no count")
+    return number
 
 
 def _flat(settings: Settings) -> dict[str, float]:

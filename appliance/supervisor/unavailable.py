@@ -6,6 +6,7 @@ import itertools
 import json
 import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 REQUEST_SECONDS = 10
-BODY_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 16
 STATUS = 503
+ANYWHERE = "0.0.0.0"  # noqa: S104
+PORT = 8000
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -24,12 +27,9 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "appliance"
     sys_version = ""
     message = ""
-    retry_after: int | None = None
+    until: float | None = None
 
     def _answer(self) -> None:
-        # A connection that is closed with a request half read is reset, and the answer is lost.
-        length = self.headers.get("Content-Length", "")
-        self.rfile.read(min(int(length), BODY_BYTES) if length.isdecimal() else 0)
         error = {
             "message": self.message,
             "type": "ServiceUnavailable",
@@ -41,14 +41,25 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Connection", "close")
-        if self.retry_after is not None:
-            self.send_header("Retry-After", str(self.retry_after))
+        if self.until is not None:
+            self.send_header("Retry-After", str(max(1, round(self.until - time.monotonic()))))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
         self.close_connection = True
+        self._linger()
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = _answer  # noqa: N815
+    def _linger(self) -> None:
+        """Read on until the client has had its answer.
+
+        A connection that is closed with a request half read is reset, and the answer is lost.
+        """
+        self.connection.shutdown(socket.SHUT_WR)
+        deadline = time.monotonic() + REQUEST_SECONDS
+        while time.monotonic() < deadline and self.rfile.read1(CHUNK_BYTES):
+            pass
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _answer  # noqa: N815
 
     def log_message(self, *_: Any) -> None:
         """Say nothing: the log belongs to what went wrong."""
@@ -64,16 +75,16 @@ class _Server(ThreadingHTTPServer):
 class Unavailable:
     """Listens where the engine would, until the block ends; does without where it can't."""
 
-    def __init__(self, address: tuple[str, int], message: str, retry_after: int | None) -> None:
-        """Every request gets `message`; `retry_after` is in seconds."""
-        handler = type("Handler", (_Handler,), {"message": message, "retry_after": retry_after})
+    def __init__(self, address: tuple[str, int], message: str, until: float | None) -> None:
+        """Every request gets `message`; `until` is when to try again, of the monotonic clock."""
+        handler = type("Handler", (_Handler,), {"message": message, "until": until})
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         made = type("Server", (_Server,), {"address_family": family})
         self.trouble: str | None = None
         self._server: ThreadingHTTPServer | None = None
         try:
             self._server = made(address, handler)
-        except OSError as error:
+        except (OSError, OverflowError, ValueError) as error:
             self.trouble = str(error)
 
     def __enter__(self) -> Self:
@@ -92,4 +103,13 @@ class Unavailable:
 def address(command: Sequence[str]) -> tuple[str, int]:
     """Return host and port of a `vllm serve` line, as the plan writes it."""
     options = dict(itertools.pairwise(command))
-    return options.get("--host", "0.0.0.0"), int(options.get("--port", "8000"))  # noqa: S104
+    port = options.get("--port", "")
+    # What can't be understood is the engine's to refuse.
+    return options.get("--host", ANYWHERE), int(port) if port.isdecimal() else PORT
+
+
+def url(command: Sequence[str]) -> str:
+    """Return where a `vllm serve` line is asked from beside it."""
+    host, port = address(command)
+    host = {ANYWHERE: "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import healthchecks
 from appliance.supervisor import processes
+from appliance.supervisor.output import say
 from healthchecks.liveness.check import Note
 from healthchecks.liveness.observe import Observer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from appliance.supervisor.history import Cause
@@ -56,6 +58,7 @@ class Watcher:
         self._on_ready, self._on_verdict = on_ready, on_verdict
         self._done = threading.Event()
         self._table = _Table(pid, settings.watchdog.stopped)
+        self._trouble = ""
         self.note_file: Path | None = None
 
     def start(self) -> None:
@@ -75,15 +78,14 @@ class Watcher:
     def _load(self) -> Verdict | None:
         """Watch until the API answers: how long that may take depends on the model."""
         began = time.monotonic()
-        patience = dataclasses.replace(self._target, timeout=self._limits.interval)
         while not self._done.wait(LOAD_POLL_SECONDS):
-            if healthchecks.live(patience).ok:
-                return None
-            self._table.update()
-            waited = time.monotonic() - began
-            if words := self._table.stopped():
-                return self._verdict("engine-hung", words)
-            if waited > self._settings.start:
+            with self._going_on():
+                if self._answers():
+                    return None
+                self._table.update()
+                if words := self._table.stopped():
+                    return self._verdict("engine-hung", words)
+            if time.monotonic() - began > self._settings.start:
                 words = f"the API did not answer within {self._settings.start:g} s of the start"
                 return self._verdict("not-ready", words)
         return None
@@ -91,18 +93,35 @@ class Watcher:
     def _serve(self) -> Verdict | None:
         if self._done.is_set():
             return None
-        self._table.remember()
         self._on_ready()
+        with self._going_on():
+            self._table.remember()
         observer = Observer(self._target, self._limits)
         while not self._done.is_set():
-            self._table.update()
-            finding = observer.look(computing=self._table.computing)
-            verdict = self._judge(finding)
-            if verdict is not None:
-                return verdict
-            self._note(ok=True, detail=finding.detail)
-            self._done.wait(self._limits.interval)
+            began = time.monotonic()
+            with self._going_on():
+                self._table.update()
+                finding = observer.look(computing=self._table.computing)
+                verdict = self._judge(finding)
+                if verdict is not None:
+                    return verdict
+                self._note(ok=True, detail=finding.detail)
+            took = time.monotonic() - began
+            # A slow look is a part of the interval, so that a server that no longer answers
+            # is found as early as any other.
+            self._done.wait(max(self._limits.interval - took, self._limits.interval / 10))
         return None
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Say what went wrong in a look, once, and go on: a hang must be found all the same."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 (whatever it is)
+            words = f"the watch stumbled, and goes on: {type(error).__name__}: {error}"
+            if words != self._trouble:
+                say(words)
+            self._trouble = words
 
     def _judge(self, finding: Finding) -> Verdict | None:
         """Judge by the processes first, which need no waiting, then by the lack of progress."""
@@ -117,7 +136,7 @@ class Watcher:
 
     def _verdict(self, cause: Cause, words: str) -> Verdict:
         """Blame the workers, and the server's process only where it is itself stopped."""
-        found = processes.below(self._pid)
+        found = processes.below(os.getpid())
         stuck = [process for process in found if process.name.startswith(processes.ENGINE_TITLE)]
         server = processes.read(self._pid)
         if server is not None and (server.state == processes.STOPPED or not self._answers()):
@@ -142,29 +161,49 @@ class _Table:
         self._pid = pid
         self._patience = patience
         self._at = time.monotonic()
-        self._cpu: dict[int, float] = {}
+        self._before: dict[tuple[int, int], processes.Process] = {}
         self._since: dict[str, float] = {}
         self._vital: tuple[processes.Process, ...] = ()
         self.computing = False
 
     def remember(self) -> None:
         """Take the processes that there are now for those that serving needs."""
-        found = processes.below(self._pid)
+        found = processes.below(os.getpid())
         self._vital = tuple(it for it in found if it.name.startswith(processes.ENGINE_TITLE))
 
     def update(self) -> None:
         """Look at all processes once."""
         now = time.monotonic()
-        server = processes.read(self._pid)
-        found = [*([server] if server else []), *processes.below(self._pid)]
-        cpu = {process.pid: process.cpu for process in found}
-        used = sum(cpu[pid] - self._cpu.get(pid, cpu[pid]) for pid in cpu)
+        # The server, what it started, and what their ends left to the supervisor.
+        found = processes.below(os.getpid())
+        used = self._used(found)
         self.computing = used > COMPUTING * max(now - self._at, LOAD_POLL_SECONDS)
-        self._at, self._cpu = now, cpu
-        alive = {process.pid for process in found if process.state != processes.ZOMBIE}
-        odd = {f"{it} is stopped" for it in found if it.state == processes.STOPPED}
-        odd |= {f"{it} is gone" for it in self._vital if it.pid not in alive}
+        self._at = now
+        alive = {process.key for process in found if process.state != processes.ZOMBIE}
+        # A stopped helper may be nothing to the engine: whether it is, the tokens tell.
+        odd = {
+            f"{it} is stopped"
+            for it in found
+            if it.state == processes.STOPPED
+            and (it.pid == self._pid or it.name.startswith(processes.ENGINE_TITLE))
+        }
+        odd |= {f"{it} is gone" for it in self._vital if it.key not in alive}
         self._since = {words: self._since.get(words, now) for words in sorted(odd)}
+
+    def _used(self, found: list[processes.Process]) -> float:
+        """Return the seconds of processor time that were used since the last look.
+
+        A compiler may live for less than that: its time is its parent's, when it has ended.
+        """
+        before, self._before = self._before, {it.key: it for it in found}
+        if not before:
+            return 0.0
+        used = 0.0
+        for it in found:
+            was = before.get(it.key)
+            used += it.cpu - was.cpu if was else it.cpu
+            used += it.ended - was.ended if was else it.ended
+        return used
 
     def stopped(self) -> str:
         """Return which processes have been stopped for too long, empty where none has."""

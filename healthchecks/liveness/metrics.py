@@ -6,6 +6,7 @@ are several engines, told apart by the label ``engine``.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -22,7 +23,10 @@ _FINISHED = "vllm:request_success_total"
 _NOT_FINISHED = frozenset({"abort", "error"})
 _RUNNING = "vllm:num_requests_running"
 _WAITING = "vllm:num_requests_waiting"
-_LINE = re.compile(r"^(vllm:\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
+# A label's value may hold anything, a brace too: a model may be called so.
+_LINE = re.compile(
+    r'^(vllm:\w+)(?:\{((?:[^"}\n]|"(?:[^"\\\n]|\\.)*")*)\})? +(\S+)(?: +-?\d+)?\r?$', re.MULTILINE
+)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
@@ -54,6 +58,8 @@ def engines(text: str) -> dict[str, Engine]:
         try:
             value = float(number)
         except ValueError:
+            continue
+        if not math.isfinite(value):  # The format has such values; they tell nothing.
             continue
         known = dict(_LABEL.findall(labels))
         _note(found.setdefault(known.get("engine", "0"), Engine()), name, known, value)

@@ -6,11 +6,12 @@ import dataclasses
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING, final
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from healthchecks import chat
 from healthchecks.client import Session
-from healthchecks.errors import ProbeError, RefusedError, UnreachableError
+from healthchecks.errors import NotServedError, ProbeError, RefusedError, UnreachableError
 from healthchecks.liveness.metrics import engines
 from healthchecks.liveness.watch import ANY, Finding, Watch
 
@@ -24,31 +25,21 @@ if TYPE_CHECKING:
 RANK_HEADER = "X-data-parallel-rank"
 
 
-class _Watched:
-    """A clock that counts the time in which somebody looked.
+class _Answer(NamedTuple):
+    """What came of asking for a token."""
 
-    A container that was paused, or a machine that stood still, has not hung for that long.
-    """
-
-    def __init__(self, clock: Callable[[], float], most: float) -> None:
-        """Between two readings count at most so many seconds."""
-        self._clock, self._most = clock, most
-        self._last = self._now = clock()
-
-    def __call__(self) -> float:
-        """Return the seconds that count, from some start."""
-        now = self._clock()
-        self._now += min(now - self._last, self._most)
-        self._last = now
-        return self._now
+    label: str
+    asked_at: float
+    words: str
+    good: bool
 
 
 @final
 class Observer:
     """Looks at one server, again and again.
 
-    The token is asked for in a thread, so that the counters go on being read: on a server that
-    is only busy they move long before the token comes.
+    The counters and the token are asked for in threads: on a server that is only busy the
+    counters move long before the token comes, and they themselves may be slow to come.
     """
 
     def __init__(
@@ -57,10 +48,11 @@ class Observer:
         """Begin to watch; nothing is sent before the first look."""
         self._target = target
         self._limits = limits
-        self._clock = _Watched(clock, 3 * limits.interval)
-        self._watch = Watch(limits, self._clock())
-        self._answers: queue.SimpleQueue[tuple[str, str, bool]] = queue.SimpleQueue()
-        self._model: str | None = target.model
+        self._clock = clock
+        self._watch = Watch(limits, clock())
+        self._reading = False
+        self._read: queue.SimpleQueue[dict[str, Engine] | ProbeError] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
         # Why the last look could not connect, and whether the last token was refused.
         self.unreachable = ""
         self.refused = False
@@ -72,15 +64,11 @@ class Observer:
 
     def look(self, *, computing: bool = False, ask: bool = True) -> Finding:
         """Look once and judge; takes as long as ``/metrics`` does, at most the interval."""
-        try:
-            self._watch.saw(self._metrics(), self._clock())
-            self.unreachable = ""
-        except ProbeError as error:
-            self.unreachable = str(error) if isinstance(error, UnreachableError) else ""
-            self._watch.missed(str(error), self._clock())
+        self._look_at_counters()
         self._take_answers()
-        for label in self._watch.due(self._clock()) if ask else ():
-            threading.Thread(target=self._ask, args=(label,), daemon=True).start()
+        now = self._clock()
+        for label in self._watch.due(now) if ask else ():
+            self._start(partial(self._token, label, now))
         return self._watch.judge(self._clock(), computing=computing)
 
     def assume_still(self) -> None:
@@ -94,40 +82,72 @@ class Observer:
         except queue.Empty:
             return
 
+    def _look_at_counters(self) -> None:
+        if not self._reading:
+            self._reading = True
+            self._start(self._metrics)
+        try:
+            found = self._read.get(timeout=self._limits.interval)
+        except queue.Empty:
+            # A full server may be slow to tell: what comes later counts when it comes.
+            self._watch.missed("no answer to GET /metrics yet", self._clock())
+            return
+        self._reading = False
+        self.unreachable = str(found) if isinstance(found, UnreachableError) else ""
+        if isinstance(found, ProbeError):
+            self._watch.missed(str(found), self._clock())
+        else:
+            self._watch.saw(found, self._clock())
+
     def _take_answers(self) -> None:
         while not self._answers.empty():
-            label, words, good = self._answers.get()
-            if good:
-                self._watch.answered(label, words, self._clock())
+            answer = self._answers.get()
+            if answer.good:
+                self._watch.answered(answer.label, answer.words, self._clock())
             else:
-                self._watch.failed(label, words, self._clock())
+                self._watch.failed(answer.label, answer.words, answer.asked_at)
 
-    def _metrics(self) -> dict[str, Engine]:
-        patience = dataclasses.replace(self._target, timeout=self._limits.interval)
-        with Session(patience) as session:
-            return engines(session.expect_ok(session.get("/metrics")).body)
+    @staticmethod
+    def _start(work: Callable[[], None]) -> None:
+        try:
+            threading.Thread(target=work, daemon=True).start()
+        except RuntimeError:
+            # No thread can be had now: late, but not never.
+            work()
 
-    def _ask(self, label: str) -> None:
-        words, good = self._token(label)
-        self._answers.put((label, words, good))
+    def _metrics(self) -> None:
+        found: dict[str, Engine] | ProbeError
+        patience = dataclasses.replace(self._target, timeout=self._limits.deadline)
+        try:
+            with Session(patience) as session:
+                found = engines(session.expect_ok(session.get("/metrics")).body)
+        except ProbeError as error:
+            found = error
+        except Exception as error:  # noqa: BLE001 (an answer must come, whatever happened)
+            found = ProbeError(f"/metrics could not be read: {type(error).__name__}: {error}")
+        self._read.put(found)
 
-    def _token(self, label: str) -> tuple[str, bool]:
-        patience = dataclasses.replace(
-            self._target, timeout=self._limits.deadline, model=self._model
-        )
+    def _token(self, label: str, asked_at: float) -> None:
+        good = False
+        try:
+            words = self._ask(label)
+            good, self.refused = True, False
+        except (RefusedError, NotServedError) as error:
+            # It answers, and will go on refusing (a key that was changed, a model's other
+            # name): to end a working server for that would be the worst of all.
+            words = f"it refuses to be asked for a token: {error}"
+            good = self.refused = True
+        except ProbeError as error:
+            words = str(error)
+        except Exception as error:  # noqa: BLE001 (an answer must come, whatever happened)
+            words = f"no token could be asked for: {type(error).__name__}: {error}"
+        self._answers.put(_Answer(label, asked_at, words, good))
+
+    def _ask(self, label: str) -> str:
+        patience = dataclasses.replace(self._target, timeout=self._watch.patience(label))
         # With several engines each is asked by itself: the others' answers say nothing of it.
         several = label != ANY and len(self._watch.labels) > 1
         headers = {RANK_HEADER: label} if several else {}
-        try:
-            with Session(patience, headers) as session:
-                completion = chat.complete(session, chat.fresh_text(), 1)
-                self._model = session.model().name
-            self.refused = False
-        except RefusedError as error:
-            self.refused = True
-            # It answers, and will go on refusing (a key that was changed, a model's other
-            # name): to end a working server for that would be the worst of all.
-            return f"it refuses to be asked for a token: {error}", True
-        except ProbeError as error:
-            return str(error), False
-        return f"answered one token ({completion.line})", True
+        with Session(patience, headers) as session:
+            completion = chat.complete(session, chat.fresh_text(), 1)
+        return f"answered one token ({completion.line})"

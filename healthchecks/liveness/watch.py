@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 # The engine of a server whose metrics name none.
 ANY = ""
+# From one look to the next pass an interval's wait and, at most, an interval's look. Where it is
+# more than so many intervals, nobody looked.
+LATE = 3
 
 # `moving`: there was a sign of life just now. `still`: none for a while, which is no verdict yet.
 State = Literal["moving", "still", "hung"]
@@ -80,19 +83,27 @@ class Finding:
 
 @dataclass
 class _Seen:
-    """What is remembered of one engine."""
+    """What is remembered of one engine.
+
+    `asked_at` is when the token was asked for that is still awaited, and `failed` whether one
+    that was asked for since the last sign of life did not come.
+    """
 
     sign_at: float
     sign: str = "just begun"
     last: Engine | None = None
     asked_at: float | None = None
+    failed: bool = False
     trouble: str = ""
-    # The server keeps no statistics, so whether requests run is not known.
-    blind: bool = False
 
     @property
     def requests(self) -> int:
         return self.last.running + self.last.waiting if self.last else 0
+
+    def alive(self, sign: str, now: float) -> None:
+        self.sign_at, self.sign, self.trouble = now, sign, ""
+        # Whatever is still awaited was asked for before: it can say nothing of what follows.
+        self.asked_at, self.failed = None, False
 
 
 class Watch:
@@ -102,6 +113,7 @@ class Watch:
         """Begin at ``now``, which counts as a sign of life: what went before is not known."""
         self.limits = limits
         self._began = now
+        self._looked_at: float | None = None
         self._computed_at = -math.inf
         self._seen: dict[str, _Seen] = {}
 
@@ -118,17 +130,27 @@ class Watch:
     def saw(self, engines: Mapping[str, Engine], now: float) -> None:
         """Take what the metrics say at ``now``; no engines are one whose state is not known."""
         if not engines:
-            self._known(ANY, now).blind = True
+            self.missed("the metrics name no engine", now)
+            return
+        self._looked(now)
+        # An engine that the metrics no longer name is no longer there to hang.
+        seen_before, self._seen = self._seen, {}
+        since = now if seen_before else self._began
+        if ANY in seen_before:
+            since = seen_before[ANY].sign_at
         for label, engine in engines.items():
-            seen = self._known(label, now)
+            seen = self._seen[label] = seen_before.get(label) or _Seen(since)
             sign = _difference(seen.last, engine) if seen.last is not None else ""
             if sign:
-                seen.sign_at, seen.sign, seen.trouble = now, sign, ""
+                seen.alive(sign, now)
             seen.last = engine
 
     def missed(self, reason: str, now: float) -> None:
         """Take that the metrics were asked for and did not come."""
-        for seen in self._seen.values() or [self._known(ANY, now)]:
+        self._looked(now)
+        if not self._seen:
+            self._seen[ANY] = _Seen(self._began)
+        for seen in self._seen.values():
             seen.trouble = reason
 
     def due(self, now: float) -> list[str]:
@@ -140,15 +162,26 @@ class Watch:
                 labels.append(label)
         return labels
 
+    def patience(self, label: str) -> float:
+        """Return the seconds in which the token has to come.
+
+        Without counters nothing tells a full server from one that hangs: its queue may be long.
+        """
+        return self.limits.busy if label == ANY else self.limits.deadline
+
     def answered(self, label: str, sign: str, now: float) -> None:
         """Take that the token came, or an answer that shows there is nothing to be asked."""
-        seen = self._known(label, now)
-        seen.sign_at, seen.sign, seen.asked_at, seen.trouble = now, sign, None, ""
+        found = self._seen.get(label)
+        if found is None and label == ANY and len(self._seen) == 1:
+            found = next(iter(self._seen.values()))
+        if found is not None:
+            found.alive(sign, now)
 
-    def failed(self, label: str, reason: str, now: float) -> None:
-        """Take that no token came; another is asked for at the next look."""
-        seen = self._known(label, now)
-        seen.asked_at, seen.trouble = None, reason
+    def failed(self, label: str, reason: str, asked_at: float) -> None:
+        """Take that the token asked for at ``asked_at`` did not come; another one is due."""
+        seen = self._seen.get(label)
+        if seen is not None and seen.asked_at == asked_at:
+            seen.asked_at, seen.failed, seen.trouble = None, True, reason
 
     def judge(self, now: float, *, computing: bool = False) -> Finding:
         """Judge the server; ``computing`` says that its processes use the processor now."""
@@ -170,22 +203,27 @@ class Watch:
             return Finding("moving", still, f"{name}{seen.sign}; {_load(seen)}")
         # A first request may compile for minutes, and is not in the counters before it is done.
         idle = now - max(seen.sign_at, self._computed_at)
-        # Without statistics, processes that compute are all that tells full from hung.
-        standstill = still >= limits.busy and not seen.blind
-        hung = standstill or (not seen.requests and idle >= limits.idle)
+        nothing_to_do = seen.last is not None and not seen.requests
+        over = still >= limits.busy or (nothing_to_do and idle >= limits.idle)
         words = f"{name}no progress for {still:.0f} s; {_load(seen)}"
-        if idle < still:
+        if now == self._computed_at:
             words += "; its processes compute"
         if seen.trouble:
             words += f"; {seen.trouble}"
-        return Finding("hung" if hung else "still", still, words)
+        # Never without having asked: only the token that does not come tells hung from idle.
+        return Finding("hung" if over and seen.failed else "still", still, words)
 
-    def _known(self, label: str, now: float) -> _Seen:
-        if label not in self._seen:
-            unnamed = self._seen.pop(ANY, None)
-            since = unnamed.sign_at if unnamed else now if self._seen else self._began
-            self._seen[label] = _Seen(since)
-        return self._seen[label]
+    def _looked(self, now: float) -> None:
+        """Leave out a time in which nobody looked: the server was paused, or the watcher."""
+        gap = now - self._looked_at if self._looked_at is not None else 0.0
+        self._looked_at = now
+        if gap <= LATE * self.limits.interval:
+            return
+        self._computed_at += gap
+        for seen in self._seen.values():
+            seen.sign_at += gap
+            # What was asked for before was asked of a server that stood still for another reason.
+            seen.asked_at, seen.failed = None, False
 
 
 def _load(seen: _Seen) -> str:

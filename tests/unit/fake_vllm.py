@@ -125,6 +125,7 @@ class FakeServer:
         )
     )
     health: Answer = field(default_factory=lambda: Answer(200, []))
+    metrics: Callable[[], Answer] = lambda: answer(404, {"detail": "Not Found"})
     key: str | None = None
     port: int = 0
     requests: list[Json] = field(default_factory=list)
@@ -172,6 +173,8 @@ class FakeServer:
             return self.health
         if self.key is not None and authorization != f"Bearer {self.key}":
             return answer(401, {"error": "Unauthorized"})
+        if path == "/metrics":
+            return self.metrics()
         if path == "/v1/models":
             return self.models
         if path == "/v1/chat/completions" and request is not None:

@@ -205,6 +205,7 @@ def test_the_low_latency_profile() -> None:
         "--limit-mm-per-prompt", '{"audio":3,"image":5,"video":2}',
         "--reasoning-parser", "deepseek_r1",
         "--allowed-media-domains", "data-urls-only.invalid",
+        "--shutdown-timeout", "45", "--disable-access-log-for-endpoints", "/health,/metrics",
         "--distributed-executor-backend", "mp",
         "--no-enable-prefix-caching", "--async-scheduling",
         "--compilation-config", '{"cudagraph_mode":"FULL_DECODE_ONLY"}',

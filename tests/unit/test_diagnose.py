@@ -379,6 +379,7 @@ class FakeEngine:
         self.found, self.log, self.inspected = found, log, inspected
         self.tails: list[int | None] = []
         self.stopped = 0
+        self.kept: dict[str, bytes] = {}
 
     def container(self, name: str) -> ContainerState | None:
         return self.found if self.found and self.found.name == name else None
@@ -393,6 +394,11 @@ class FakeEngine:
         assert found is self.found
         assert tail > 0
         return self.log
+
+    def files(self, found: ContainerState, path: str) -> dict[str, bytes]:
+        assert found is self.found
+        assert path.startswith("/var/cache/appliance/supervisor")
+        return self.kept
 
     def inspect(self, name: str) -> Any:
         return self.inspected if self.container(name) else None
@@ -513,6 +519,32 @@ def test_up_gives_the_line_of_an_unknown_error(engine: FakeEngine) -> None:
     error = refused(engine)
     assert error.message == f"The container ended with exit code 1. First error: {STRANGE}"
     assert error.remedy == error.kind.remedy
+
+
+def test_up_says_what_the_supervisor_knows_of_the_end(engine: FakeEngine) -> None:
+    past = {"at": 1.0, "cause": "engine-died", "detail": "the engine ended by SIGKILL", "ran": 9.5}
+    engine.kept = {"state.json": json.dumps({"failures": [past]}).encode()}
+    assert "The container ended: the engine ended by SIGKILL. First" in refused(engine).message
+    engine.kept = {"state.json": b"garbage"}
+    assert "ended with exit code 1." in refused_again(engine).message
+
+
+def refused_again(engine: FakeEngine) -> ApplianceError:
+    engine.stopped = 0
+    return refused(engine)
+
+
+def test_a_hang_is_told_by_the_supervisors_words_before_its_stacks() -> None:
+    hung = SAMPLES["engine-hung"][0]
+    assert ids(lines(hung, "Fatal Python error: Aborted", "", "Current thread")) == [
+        "engine-hung", "engine-died",
+    ]  # fmt: skip
+
+
+def test_an_engine_that_stays_down_does_not_hide_why() -> None:
+    down = SAMPLES["engine-stays-down"][0]
+    first, *_ = found(lines(OOM, SAMPLES["engine-died"][0], down))
+    assert first.id == "npu-out-of-memory"
 
 
 def test_wrappers_and_harmless_lines_explain_nothing() -> None:
@@ -735,6 +767,11 @@ def planted(engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
     engine.log = planted_log()
     engine.inspected = planted_inspection(key_file)
+    engine.kept = {
+        "evidence-20261122T120000Z.txt": f"[engine-hung] first\n{planted_log()}".encode(),
+        "evidence-20261122T130000Z.txt": b"[engine-hung] second\n\xff",
+        "state.json": b"{}",
+    }
     state.write(state.folder("qwen3-omni") / "previous.log", planted_log())
     loaded = Loaded(config, {"server.api_key_file": f"flag {SECRETS['hub']}"})
     wanted = run.Wanted(bundle=tmp_path / "b.tar.gz")
@@ -752,6 +789,10 @@ def test_no_secret_is_in_the_archive_in_any_spelling(planted: dict[str, str], se
 
 
 def test_the_archive_has_what_helps(planted: dict[str, str]) -> None:
+    evidence = planted["evidence.log"]
+    assert evidence.startswith("# evidence-20261122T120000Z.txt\n[engine-hung] first\n")
+    assert "# evidence-20261122T130000Z.txt\n[engine-hung] second\n\ufffd" in evidence
+    assert "state.json" not in evidence
     assert {"findings.json", "container.log", "previous.log", "config.json", "versions.json",
             "container-inspect.json", "MANIFEST.json"} <= set(planted)  # fmt: skip
     for part in ("inventory", "plan"):

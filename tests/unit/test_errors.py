@@ -56,6 +56,8 @@ EXIT_CODES = {
     "input-invalid": 96,
     "partly-failed": 97,
     "dataset-missing": 98,
+    "engine-hung": 101,
+    "engine-died": 102,
     "bug": 99,
     "interrupted": 130,
 }

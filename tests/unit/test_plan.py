@@ -185,13 +185,15 @@ def test_a_host_without_npus_gets_the_small_model_on_the_cpu() -> None:
         "--max-model-len", "32768",
         "--limit-mm-per-prompt", '{"audio":3,"image":5,"video":2}',
         "--reasoning-parser", "deepseek_r1",
-        "--allowed-media-domains", "data-urls-only.invalid", "--enforce-eager",
+        "--allowed-media-domains", "data-urls-only.invalid",
+        "--shutdown-timeout", "45", "--disable-access-log-for-endpoints", "/health,/metrics",
+        "--enforce-eager",
     )  # fmt: skip
 
 
-def test_the_container_starts_vllm_through_the_reader_of_the_key() -> None:
+def test_the_container_starts_vllm_through_the_supervisor() -> None:
     made = plan(BARE)
-    start = ("python3", "-m", "appliance.inside", "vllm", "serve")
+    start = ("python3", "-m", "appliance.supervisor", "vllm", "serve")
     assert made.container.command == (*start, *made.serve_args)
 
 
@@ -239,6 +241,7 @@ def test_arguments_and_variables_of_an_atlas_a2() -> None:
         "--limit-mm-per-prompt", '{"audio":3,"image":5,"video":2}',
         "--reasoning-parser", "deepseek_r1",
         "--allowed-media-domains", "data-urls-only.invalid",
+        "--shutdown-timeout", "45", "--disable-access-log-for-endpoints", "/health,/metrics",
         "--distributed-executor-backend", "mp",
     )  # fmt: skip
     cache = "/var/cache/appliance"
@@ -536,7 +539,8 @@ def test_on_a_bridge_the_host_port_is_not_the_containers() -> None:
 def test_media_domains_are_those_that_the_operator_names() -> None:
     made = plan(BARE, "server.allowed_media_domains=[a.example, b.example]")
     start = made.serve_args.index("--allowed-media-domains")
-    assert made.serve_args[start + 1 : start + 4] == ("a.example", "b.example", "--enforce-eager")
+    after = ("a.example", "b.example", "--shutdown-timeout")
+    assert made.serve_args[start + 1 : start + 4] == after
 
 
 # The API key
