@@ -375,6 +375,7 @@ CHINESE = {
     "weights deleted before a start; time from their repair": "启动前删除权重；时间从修复算起",
     "cache disk full, and a worker killed": "缓存磁盘写满，再杀 worker",
     "port taken; time from its release": "端口被占；时间从释放算起",
+    "64 clients without a pause for 30 s": "64 个客户端不停请求 30 秒",
     "64 clients without a pause for 120 s": "64 个客户端不停请求 120 秒",
 }
 

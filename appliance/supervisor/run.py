@@ -272,7 +272,8 @@ class Supervisor:
         head += f"after {ran:.0f} s; exit code {code}"
         text = evidence.report({"What happened": head, **sections}, self.key)
         kept = evidence.keep(self.store, text)
-        self.store.add(Failure(time.time(), cause, detail, ran, code, kept))
+        served = self.store.history.phase == "serving"
+        self.store.add(Failure(time.time(), cause, detail, ran, code, kept, served))
         if self._stops:  # Somebody stops the container anyway: the next start is the first.
             self.store.forgive()
         else:
