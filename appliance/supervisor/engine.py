@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Kept, of which so many are shown as the last: the stacks of all ranks are some thousands.
 KEPT_LINES = 6000
 TAIL_LINES = 400
+# So that all that is kept of all failures can be read at once (appliance/engine/docker.py).
+TAIL_BYTES = 1 << 20
 LINE_BYTES = 4096
 POLL_SECONDS = 0.1
 # For the dump of all threads' stacks, and for output that is still on its way.
@@ -38,6 +40,7 @@ class Engine:
         self._lines: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._count = 0
         self._keeping = threading.Lock()
+        self._secret = environment.get("VLLM_API_KEY", "").encode()
         self.started = time.monotonic()
         self.status: int | None = None
         # A session of its own: what a terminal sends, the supervisor passes on once.
@@ -126,21 +129,26 @@ class Engine:
         with self._keeping:
             lines = list(self._lines)
             wanted = TAIL_LINES if since is None else self._count - since
-        return b"\n".join(lines[max(0, len(lines) - wanted) :]).decode("utf-8", "replace")
+        text = b"\n".join(lines[max(0, len(lines) - wanted) :])
+        if len(text) > TAIL_BYTES:  # From a whole line on.
+            text = text[-TAIL_BYTES:].partition(b"\n")[2]
+        return text.decode("utf-8", "replace")
 
     def _relay(self, source: int, out: Output) -> None:
         rest = b""
         while data := _read(source):
             *lines, rest = (rest + data).split(b"\n")
-            self._keep([line[:LINE_BYTES] for line in lines])
-            rest = rest[:LINE_BYTES]
+            self._keep(lines)
+            rest = rest[: 2 * LINE_BYTES]
             out.write(data)
         if rest:
             self._keep([rest])
 
     def _keep(self, lines: Sequence[bytes]) -> None:
+        if self._secret:  # Before a line is cut, which would leave half of it readable.
+            lines = [line.replace(self._secret, b"[API key]") for line in lines]
         with self._keeping:
-            self._lines.extend(lines)
+            self._lines.extend(line[:LINE_BYTES] for line in lines)
             self._count += len(lines)
 
 
