@@ -12,11 +12,11 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the cost of importing typing
 if TYPE_CHECKING:
-    from healthchecks.health import live, ready
+    from healthchecks.health import await_ready, live, ready
     from healthchecks.liveness.check import progress
     from healthchecks.liveness.watch import Limits
     from healthchecks.probes import PROBE_NAMES
-    from healthchecks.report import write_junit
+    from healthchecks.report import write_json, write_junit
     from healthchecks.suite import fresh_seed, smoke
     from healthchecks.target import ProbeResult, Settings, Target
 
@@ -26,11 +26,13 @@ __all__ = [
     "ProbeResult",
     "Settings",
     "Target",
+    "await_ready",
     "fresh_seed",
     "live",
     "progress",
     "ready",
     "smoke",
+    "write_json",
     "write_junit",
 ]
 
@@ -40,11 +42,13 @@ _HOMES = {
     "ProbeResult": "target",
     "Settings": "target",
     "Target": "target",
+    "await_ready": "health",
     "fresh_seed": "suite",
     "live": "health",
     "progress": "liveness.check",
     "ready": "health",
     "smoke": "suite",
+    "write_json": "report",
     "write_junit": "report",
 }
 

@@ -6,24 +6,28 @@ import argparse
 import io
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import healthchecks
+from healthchecks import environment
 from healthchecks.exercises import write_stimuli
 from healthchecks.liveness.watch import Limits
 from healthchecks.probes import PROBE_NAMES
 from healthchecks.report import summary, text_line, to_json
+from healthchecks.suite import unready
 from healthchecks.target import (
     DEFAULT_ANSWER_TOKENS,
     DEFAULT_MAX_TOKENS,
     DEFAULT_URL,
     Settings,
     Target,
+    check_seconds,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from healthchecks.target import ProbeResult
 
@@ -65,37 +69,52 @@ def build_parser() -> argparse.ArgumentParser:
             name, help=purpose, description=f"Check that {purpose}.", allow_abbrev=False
         )
         _add_common_options(command, timeout)
-    smoke = commands.choices["smoke"]
+    _add_smoke_options(commands.choices["smoke"])
+    _add_progress(commands)
+    _add_stimuli(commands)
+    return parser
+
+
+def _add_smoke_options(smoke: argparse.ArgumentParser) -> None:
     smoke.add_argument("--junit", metavar="FILE", type=Path, help="write a JUnit XML report")
+    smoke.add_argument(
+        "--report", metavar="FILE", type=Path, help="write to a file what --json prints"
+    )
+    smoke.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        type=environment.seconds,
+        help="the most seconds to wait until the server is ready, before the first probe "
+        "(default: $HEALTHCHECKS_WAIT, else 0)",
+    )
     smoke.add_argument(
         "--only",
         metavar="PROBE",
         nargs="+",
         action="extend",
         choices=PROBE_NAMES,
-        help=f"run only these probes: {', '.join(PROBE_NAMES)}",
+        help=f"run only these probes (default: those in $HEALTHCHECKS_ONLY, else all): "
+        f"{', '.join(PROBE_NAMES)}",
     )
     smoke.add_argument(
         "--max-tokens",
         metavar="N",
-        type=_positive,
+        type=environment.positive,
         default=DEFAULT_MAX_TOKENS,
         help="the most tokens to generate where any text will do (default: %(default)s)",
     )
     smoke.add_argument(
         "--answer-tokens",
         metavar="N",
-        type=_positive,
-        default=DEFAULT_ANSWER_TOKENS,
+        type=environment.positive,
         help="the most tokens to generate where the answer has to be right, reasoning included "
-        "(default: %(default)s)",
+        f"(default: $HEALTHCHECKS_ANSWER_TOKENS, else {DEFAULT_ANSWER_TOKENS})",
     )
     smoke.add_argument(
-        "--seed", metavar="TEXT", help="make the media of the run that named it (default: others)"
+        "--seed",
+        metavar="TEXT",
+        help="make the media of the run that named it (default: $HEALTHCHECKS_SEED, else others)",
     )
-    _add_progress(commands)
-    _add_stimuli(commands)
-    return parser
 
 
 def _add_progress(commands: _Commands) -> None:
@@ -132,32 +151,26 @@ def _add_stimuli(commands: _Commands) -> None:
     stimuli.add_argument("--json", action="store_true", help="print the answers as a JSON list")
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
-    return number
-
-
 def _add_common_options(command: argparse.ArgumentParser, timeout: float) -> None:
     _add_target_options(command)
     command.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=float,
-        default=timeout,
-        help="the most seconds to wait, in smoke for each probe (default: %(default)g)",
+        type=environment.seconds,
+        help="the most seconds to wait, in smoke for each probe "
+        f"(default: $HEALTHCHECKS_TIMEOUT, else {timeout:g})",
     )
 
 
 def _add_target_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--url",
-        default=os.environ.get("HEALTHCHECKS_URL") or DEFAULT_URL,
         help=f"the server (default: $HEALTHCHECKS_URL, else {DEFAULT_URL})",
     )
     command.add_argument(
-        "--model", metavar="NAME", help="the model (default: the first that is served)"
+        "--model",
+        metavar="NAME",
+        help="the model (default: $HEALTHCHECKS_MODEL, else the first that is served)",
     )
     command.add_argument(
         "--api-key-file",
@@ -212,6 +225,8 @@ def run(arguments: argparse.Namespace, target: Target) -> list[ProbeResult]:
         seed = arguments.seed or healthchecks.fresh_seed()
         # At once: a run that is interrupted can be repeated too.
         print(f"seed {seed}", file=sys.stderr, flush=True)
+        if arguments.wait and not (last := _await(target, arguments.wait)).ok:
+            return unready(last, show, arguments.only)
         settings = Settings(arguments.max_tokens, arguments.answer_tokens, seed)
         return healthchecks.smoke(target, show, arguments.only, settings)
     if arguments.command == "progress":
@@ -223,36 +238,88 @@ def run(arguments: argparse.Namespace, target: Target) -> list[ProbeResult]:
     return [result]
 
 
+def _await(target: Target, seconds: float) -> ProbeResult:
+    """Wait until the server is ready; say why it is not, each time that the reason changes."""
+    said = ""
+
+    def say(result: ProbeResult) -> None:
+        nonlocal said
+        if result.detail != said:
+            said = result.detail
+            print(f"waiting up to {seconds:g} s: {said}", file=sys.stderr, flush=True)
+
+    return healthchecks.await_ready(target, seconds, say)
+
+
+def _reports(arguments: argparse.Namespace) -> list[tuple[Path, Callable[..., None]]]:
+    """Return the files to write, and with what.
+
+    Raises:
+        ValueError: one can't be written. Said now rather than after minutes of probing.
+
+    """
+    wanted = {"junit": healthchecks.write_junit, "report": healthchecks.write_json}
+    found = [(getattr(arguments, name, None), write) for name, write in wanted.items()]
+    for file, _ in found:
+        if file is None:
+            continue
+        folder = file.absolute().parent
+        if file.is_dir() or not folder.is_dir():
+            raise ValueError(f"cannot write {file}: not a file in a folder that exists")
+        try:
+            tempfile.NamedTemporaryFile(dir=folder, prefix=f".{file.name}.").close()
+        except OSError as error:
+            # In a container it is seldom clear who that is.
+            who = f"user {os.geteuid()}"
+            raise ValueError(f"cannot write {file} as {who}: {error.strerror}") from None
+    return [(file, write) for file, write in found if file is not None]
+
+
+def _stimuli(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    try:
+        print(write_stimuli(arguments.out, arguments.seed, as_json=arguments.json))
+    except OSError as error:
+        parser.error(f"cannot write the media to {arguments.out}: {error}")
+    return EXIT_OK
+
+
+def _target(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Target:
+    """Return the server to probe, with every option of the command settled."""
+    defaults = {
+        "url": DEFAULT_URL,
+        "timeout": COMMANDS.get(arguments.command, ("", None))[1],
+        "wait": 0.0,
+        "answer_tokens": DEFAULT_ANSWER_TOKENS,
+    }
+    environment.fill(arguments, environ, defaults)
+    if getattr(arguments, "wait", 0):
+        check_seconds("wait", arguments.wait)
+    if arguments.command == "progress":
+        given = {name: getattr(arguments, name) for name in LIMITS}
+        arguments.limits, arguments.timeout = Limits(**given), given["deadline"]
+    key = read_api_key(arguments.api_key_file, environ)
+    return Target(arguments.url, arguments.model, key, arguments.timeout)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if arguments.command == "stimuli":
-        try:
-            print(write_stimuli(arguments.out, arguments.seed, as_json=arguments.json))
-        except OSError as error:
-            parser.error(f"cannot write the media to {arguments.out}: {error}")
-        return EXIT_OK
-    junit: Path | None = arguments.junit if arguments.command == "smoke" else None
+        return _stimuli(parser, arguments)
     try:
-        key = read_api_key(arguments.api_key_file, os.environ)
-        if arguments.command == "progress":
-            given = {name: getattr(arguments, name) for name in LIMITS}
-            arguments.limits, arguments.timeout = Limits(**given), given["deadline"]
-        target = Target(arguments.url, arguments.model, key, arguments.timeout)
+        target = _target(arguments, os.environ)
+        reports = _reports(arguments)
     except ValueError as error:
         parser.error(str(error))
-    # Said now rather than after minutes of probing.
-    if junit is not None and (junit.is_dir() or not junit.absolute().parent.is_dir()):
-        parser.error(f"cannot write the JUnit report {junit}: not a file in a folder that exists")
     results = run(arguments, target)
     if arguments.json:
         print(to_json(results), flush=True)
-    if junit is not None:
+    for file, write in reports:
         try:
-            healthchecks.write_junit(results, junit)
+            write(results, file)
         except OSError as error:
-            parser.error(f"cannot write the JUnit report {junit}: {error.strerror}")
+            parser.error(f"cannot write {file}: {error.strerror}")
     if arguments.command == "smoke" and not arguments.json:
         print(summary(results), file=sys.stderr)
     return EXIT_OK if all(result.ok for result in results) else EXIT_FAILED

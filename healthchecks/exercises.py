@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -94,6 +95,11 @@ class Modality:
     makers: tuple[Callable[[Facts, Random], Medium], ...]
     options: Mapping[str, object] = field(default_factory=dict)
     optional: bool = False
+
+    @property
+    def answers(self) -> int:
+        """How many answers there are, of which one is right."""
+        return prod(len(FACTS[fact]) for fact in self.facts)
 
 
 IMAGE: Final = Modality(

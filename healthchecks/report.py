@@ -55,10 +55,23 @@ def write_junit(results: Sequence[ProbeResult], path: str | os.PathLike[str]) ->
         OSError: the file cannot be written. A file that was there is then unchanged.
 
     """
-    path = Path(path)
+    _replace(Path(path), _junit(results))
+
+
+def write_json(results: Sequence[ProbeResult], path: str | os.PathLike[str]) -> None:
+    """Write the results as a JSON file; one that is there is replaced in one step.
+
+    Raises:
+        OSError: the file cannot be written. A file that was there is then unchanged.
+
+    """
+    _replace(Path(path), f"{to_json(results)}\n".encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(_junit(results))
+        temporary.write_bytes(content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -72,6 +72,27 @@ def smoke(
     return results
 
 
+def unready(
+    last: ProbeResult,
+    on_result: Callable[[ProbeResult], None] | None = None,
+    only: Collection[str] | None = None,
+) -> list[ProbeResult]:
+    """Return the results of a run that did not begin, since the server did not become ready.
+
+    Every probe failed, with the verdict of the last question; the first result quotes its answer.
+    """
+    results: list[ProbeResult] = []
+    for name in PROBE_NAMES:
+        if only and name not in only:
+            continue
+        detail = "skipped: the server is not ready" + ("" if results else f": {last.detail}")
+        result = ProbeResult(name, ok=False, seconds=0.0, detail=detail, verdict=last.verdict)
+        results.append(result)
+        if on_result is not None:
+            on_result(result)
+    return results
+
+
 def _skipped(name: str, silent: list[ProbeResult]) -> ProbeResult:
     last = silent[-1].verdict
     reason = "server unreachable"

@@ -44,11 +44,7 @@ class Target:
         _check_url(self.url)
         if self.api_key is not None and not re.fullmatch(r"[\x21-\x7e]+", self.api_key):
             raise ValueError("the API key must be visible ASCII characters without spaces")
-        if not (math.isfinite(self.timeout) and 0 < self.timeout <= MAX_TIMEOUT_SECONDS):
-            raise ValueError(
-                f"the timeout must be more than 0 and at most {MAX_TIMEOUT_SECONDS:g} seconds, "
-                f"not {self.timeout!r}"
-            )
+        check_seconds("timeout", self.timeout)
 
     @property
     def base_url(self) -> str:
@@ -107,6 +103,15 @@ class ProbeResult:
     detail: str
     verdict: Verdict
     seed: str | None = None
+
+
+def check_seconds(name: str, seconds: float) -> None:
+    """Raise ValueError where there can be no wait of so many seconds."""
+    if not (math.isfinite(seconds) and 0 < seconds <= MAX_TIMEOUT_SECONDS):
+        raise ValueError(
+            f"the {name} must be more than 0 and at most {MAX_TIMEOUT_SECONDS:g} seconds, "
+            f"not {seconds!r}"
+        )
 
 
 def _check_url(url: str) -> None:

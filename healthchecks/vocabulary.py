@@ -47,15 +47,18 @@ SHAPES: Final[Words] = {
     ),
 }
 DIRECTIONS: Final[Words] = {
-    "left": ("left(?:wards?)?", "向左|往左|朝左|[到至]左(?!右)|左移"),
-    "right": ("right(?:wards?)?", "向右|往右|朝右|[到至]右|右移"),
+    "left": ("left(?:wards?)?", "[向往朝]左(?![上下])|[到至]左(?!右)|左移"),
+    "right": ("right(?:wards?)?", "[向往朝]右(?![上下])|[到至]右|右移"),
     "up": ("up(?:wards?)?|ris(?:es?|ing)|ascend(?:s|ing)?", "向上|往上|朝上|上移|上升"),
     "down": (
         "down(?:wards?)?|fall(?:s|ing)?|descend(?:s|ing)?|sink(?:s|ing)?",
         "向下|往下|朝下|下移|下降|下落",
     ),
     "still": (
-        "still|stationary|motionless|diagonal(?:ly)?",
+        (
+            "still|stationary|motionless|diagonal(?:ly)?"
+            "|(?:upper|lower|top|bottom)[ -](?:left|right)(?! (?:corner|side|edge|part|area|of))"
+        ),
         "静止|不动|左上|右上|左下|右下|斜|对角",
     ),
 }
@@ -100,8 +103,8 @@ REVERSALS: Final = (
 )
 # What makes the value that follows a guess.
 HEDGES: Final = (
-    r"\b(?:maybe|perhaps|possibly|probably|presumably|likely|might|may|could|either|i guess"
-    r"|my guess|i suspect)\b|可能|也许|或许|大概|似乎|好像|猜"
+    r"\b(?:maybe|perhaps|possibly|probably|presumably|likely|might|may|could|either"
+    r"|i(?: would|'d)? guess|my (?:best )?guess|i suspect)\b|可能|也许|或许|大概|似乎|好像|猜"
 )
 # What makes the number that follows a guess.
 ESTIMATES: Final = (

@@ -16,4 +16,6 @@ lock image.txt --extra image --constraint requirements/launcher.txt "$@"
 lock dev.txt --extra dev --constraint requirements/launcher.txt "$@"
 # Not beside the launcher, so not with its dependencies: the group alone.
 compile eval.txt --group eval "$@"
+# The group alone, at the launcher's versions: the same probes run from both.
+compile smoke.txt --group smoke --constraint requirements/launcher.txt "$@"
 printf 'hatchling\n' | compile build.txt - "$@"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import re
 import sys
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
+# Written by `make faults`, and copied from its report when it is to be published.
+MEASURED = ROOT / "tests" / "faults" / "measured.json"
 _MARKED = re.compile(
     r"(?P<begin><!-- generated: (?P<name>[\w-]+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
 )
@@ -348,6 +351,31 @@ CHINESE = {
     "Please report it with the traceback that APPLIANCE_DEBUG=1 shows.": (
         "请附上 APPLIANCE_DEBUG=1 显示的 traceback 报告给我们。"
     ),
+    # The faults, in the order of tests/faults/test_faults.py.
+    "Injected": "注入的故障",
+    "Requests in flight": "在途请求",
+    "Named": "报告为",
+    "Seconds to the next right answer": "到下一个正确回答的秒数",
+    "none missed": "没有中断",
+    "(a plain start)": "（一次普通启动）",
+    "answered": "个得到回答",
+    "connection closed": "个连接被关闭",
+    "HTTP 500": "个 HTTP 500",
+    "HTTP 503": "个 HTTP 503",
+    "worker stopped (SIGSTOP)": "worker 被停住（SIGSTOP）",
+    "worker hangs while idle": "worker 在空闲时卡死",
+    "worker killed": "worker 被杀",
+    "engine core killed": "engine core 被杀",
+    "API server stopped": "API server 被停住",
+    "memory limit hit": "触到内存上限",
+    "container killed": "容器被杀",
+    "Docker daemon restarted": "Docker 守护进程重启",
+    "weights deleted while serving": "服务时删除权重",
+    "weights truncated before a start; time from their repair": "启动前截断权重；时间从修复算起",
+    "weights deleted before a start; time from their repair": "启动前删除权重；时间从修复算起",
+    "cache disk full, and a worker killed": "缓存磁盘写满，再杀 worker",
+    "port taken; time from its release": "端口被占；时间从释放算起",
+    "64 clients without a pause for 120 s": "64 个客户端不停请求 120 秒",
 }
 
 
@@ -399,7 +427,33 @@ def errors(translate: Callable[[str], str]) -> str:
     return table([translate(word) for word in head], rows)
 
 
-TABLES: dict[str, Callable[[Callable[[str], str]], str]] = {"config": config, "errors": errors}
+def faults(translate: Callable[[str], str]) -> str:
+    """Return the table of the faults, as `make faults` measured them last."""
+    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
+
+    def seconds(value: float | None) -> str:
+        return translate("none missed") if value is None else f"{value:.0f}"
+
+    def ends(lost: dict[str, int]) -> str:
+        return ", ".join(f"{count} {translate(end)}" for end, count in sorted(lost.items())) or "-"
+
+    def cause(text: str | None) -> str:
+        return f"`{text[1:].partition(']')[0]}`" if text else "-"
+
+    rows = [
+        (translate(row["fault"]), cause(row["cause"]), ends(row["lost"]), seconds(row["seconds"]))
+        for row in measured["rows"]
+    ]
+    start = (translate("(a plain start)"), "-", "-", f"{measured['start_seconds']:.0f}")
+    head = ("Injected", "Named", "Requests in flight", "Seconds to the next right answer")
+    return table([translate(word) for word in head], iter([*rows, start]))
+
+
+TABLES: dict[str, Callable[[Callable[[str], str]], str]] = {
+    "config": config,
+    "errors": errors,
+    "faults": faults,
+}
 
 
 def fresh(text: str, translate: Callable[[str], str]) -> str:
@@ -418,6 +472,9 @@ def translatable() -> Iterator[str]:
     for kind in ERRORS.values():
         yield kind.meaning
         yield kind.remedy
+    for row in json.loads(MEASURED.read_text(encoding="utf-8"))["rows"]:
+        yield row["fault"]
+        yield from row["lost"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -229,25 +229,34 @@ def render_compose(
 
 @app.command()
 @guarded
-def build(config: ConfigFile = None, overrides: Override = None, as_json: Json = False) -> None:
+def build(
+    config: ConfigFile = None,
+    overrides: Override = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Build the probes' own image instead, for CI.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Build the appliance image, even where one of its name is there."""
-    from appliance.engine import docker, images, install
+    from appliance import deployment
+    from appliance.engine import docker, install
+    from appliance.lifecycle import supply
     from appliance.lifecycle.progress import Progress
 
     stop_on_signals()
-    found = options.sources(config, overrides)
+    # The smoke image is the same on every host: nothing is planned for it.
+    found = None if smoke else options.sources(config, overrides)
+    wanted = found.config if found else deployment.absolute(options.load(config, overrides).config)
     progress = Progress()
     install.ensure(install=False, on_line=progress.detail)
-    engine = docker.connect()
-    progress.begin("image", found.image.name)
     try:
-        images.Builder(engine, found.config, progress.detail).build(found.image)
+        name, image_id = supply.build(
+            docker.connect(), wanted, found.image if found else None, progress
+        )
     finally:
         progress.stop()
-    image = engine.image(found.image.name)
-    progress.end(found.image.name)
     if as_json:
-        document({"image": found.image.name, "id": image.id if image else None})
+        document({"image": name, "id": image_id})
 
 
 @weights_app.command("fetch")
@@ -337,6 +346,10 @@ def smoke(
         Optional[Path],  # noqa: UP045
         typer.Option(metavar="FILE", help="Write a JUnit report."),
     ] = None,
+    report: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(metavar="FILE", help="Write to a file what --json prints."),
+    ] = None,
     seed: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(metavar="TEXT", help="Make the media of the run that named it, once more."),
@@ -359,10 +372,10 @@ def smoke(
     )
     if url:
         target = probes.other(url, model, api_key_file, wanted.timeouts.smoke)
-        show.smoke(target, junit, settings, as_json=as_json)
+        show.smoke(target, settings, junit=junit, report=report, as_json=as_json)
     else:
         target, container = probes.own(wanted)
-        show.smoke(target, junit, settings, as_json=as_json)
+        show.smoke(target, settings, junit=junit, report=report, as_json=as_json)
         state.mark_verified(wanted.name, container)
 
 

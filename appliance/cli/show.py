@@ -268,8 +268,15 @@ def weights(model: ModelPlan, folder: ModelFolder, *, as_json: bool) -> None:
         print(f"  {model.host_path}")
 
 
-def smoke(target: Target, junit: Path | None, settings: Settings, *, as_json: bool) -> None:
-    """Run the smoke probes and print each as it ends; raises smoke-failed."""
+def smoke(
+    target: Target,
+    settings: Settings,
+    *,
+    junit: Path | None,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Run the smoke probes and print each as it ends; write the reports; raises smoke-failed."""
     import healthchecks
     from healthchecks.report import text_line
 
@@ -283,6 +290,8 @@ def smoke(target: Target, junit: Path | None, settings: Settings, *, as_json: bo
     results = healthchecks.smoke(target, on_result=line, settings=settings)
     if junit is not None:
         healthchecks.write_junit(results, junit)
+    if report is not None:
+        healthchecks.write_json(results, report)
     if as_json:
         document([dataclasses.asdict(result) for result in results])
     failed = [f"{result.probe} ({result.verdict})" for result in results if not result.ok]

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from appliance.engine.docker import Engine
     from appliance.plan.model import ImagePlan
 
+# What the names of images begin with that are made here for others to be built on.
+OWN = "qwen3-omni-appliance"
 LABEL_CONTEXT = "appliance.context-hash"
 LABEL_BASE = "org.opencontainers.image.base.name"
 LABEL_BASE_DIGEST = "org.opencontainers.image.base.digest"
@@ -171,23 +173,31 @@ class Builder:
         """Build the base image from Debian and Python packages."""
         image, dockerfile, debian = plan.local_image, plan.local_dockerfile, plan.local_debian
         assert image and dockerfile and debian  # noqa: S101, PT018 (given together)
-        # Not under Debian's own name, which other builds on this engine may use.
-        homemade = f"{image.partition('/')[0]}/{debian}"
-        if self.engine.image(debian) is None and self.engine.image(homemade) is None:
-            try:
-                self.pull([debian])
-            except ApplianceError as error:
-                if error.id != "image-unavailable":
-                    raise
-                self._debootstrap(homemade, plan.local_debian_suite or "")
-        if self.engine.image(debian) is None:
-            debian = homemade
-        arguments = {"DEBIAN_IMAGE": debian, "CONTEXT_HASH": file_hash(root / dockerfile)}
-        if self.config.build.apt_mirror:
-            arguments["APT_MIRROR"] = self.config.build.apt_mirror
+        arguments = {
+            "DEBIAN_IMAGE": self.debian(debian, plan.local_debian_suite or ""),
+            "CONTEXT_HASH": file_hash(root / dockerfile),
+            **self.apt_mirror(),
+        }
         with tempfile.TemporaryDirectory() as empty:
             self.buildx(root / dockerfile, Path(empty), image, arguments)
         return image
+
+    def debian(self, image: str, suite: str) -> str:
+        """Return a reference of Debian's base image: what is here, or pulled, or made here."""
+        homemade = made_here(image)
+        if self.engine.image(image) is None and self.engine.image(homemade) is None:
+            try:
+                self.pull([image])
+            except ApplianceError as error:
+                if error.id != "image-unavailable":
+                    raise
+                self._debootstrap(homemade, suite)
+        return homemade if self.engine.image(image) is None else image
+
+    def apt_mirror(self) -> dict[str, str]:
+        """Return the build argument of the operator's Debian mirror, where there is one."""
+        mirror = self.config.build.apt_mirror
+        return {"APT_MIRROR": mirror} if mirror else {}
 
     def _debootstrap(self, image: str, suite: str) -> None:
         """Make Debian's base image from its packages."""
@@ -302,6 +312,14 @@ def _pinned_here(engine: Engine, names: Sequence[str], digest: str) -> str | Non
         if engine.image(pinned(name, digest)) is not None:
             return pinned(name, digest)
     return None
+
+
+def made_here(debian: str) -> str:
+    """Return the name of Debian's base image where this host makes it.
+
+    Not Debian's own name, which other builds on this engine may use.
+    """
+    return f"{OWN}/{debian}"
 
 
 def context_hash(root: Path, plan: ImagePlan) -> str:

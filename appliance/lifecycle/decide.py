@@ -32,13 +32,18 @@ class Decision:
 
 
 def decide(
-    found: ContainerState | None, changes: Sequence[str], *, ready: bool, verified: bool
+    found: ContainerState | None,
+    changes: Sequence[str],
+    *,
+    ready: bool,
+    verified: bool,
+    down: str | None = None,
 ) -> Decision:
     """Decide what to do.
 
-    `changes` are the differences to the plan; `ready` says that a token came back just now,
-    `verified` that this very container has passed the smoke test. Raises
-    container-start-failed for a container of the name that is not an appliance's.
+    `changes` are the differences to the plan; `ready` says that the engine makes progress, `down`
+    why its supervisor no longer starts it, `verified` that this very container has passed the
+    smoke test. Raises container-start-failed for a container that is not an appliance's.
     """
     if found is None:
         return Decision(Action.REPLACE)
@@ -53,10 +58,12 @@ def decide(
     if ready:
         return Decision(Action.NOTHING if verified else Action.VERIFY)
     reasons = []
-    if not found.running:
+    if down:
+        reasons.append(down)
+    elif not found.running:
         reasons.append(f"the container is {found.status}")
     elif found.restarts:
-        reasons.append(f"no token comes back, and the engine restarted {found.restarts} times")
+        reasons.append(f"the engine makes no progress, and restarted {found.restarts} times")
     elif found.health == "unhealthy":
-        reasons.append("no token comes back, and the health check failed")
+        reasons.append("the engine makes no progress, and the health check failed")
     return Decision(Action.REPLACE, tuple(reasons)) if reasons else Decision(Action.WAIT)

@@ -113,8 +113,9 @@ def _judge(
         return "unready", error.message, error.remedy, None, None
     if not running.answers(target):
         return (*_judge_silent(engine, found, past), target.url, target.model)
-    result = healthchecks.ready(target)
-    if result.ok:
+    # Not a request that would wait its turn: a server that is full is ready, too.
+    result = healthchecks.progress(target, config.watchdog.limits())
+    if result.verdict == "ok":
         action = "Use it; `appliance smoke` verifies every modality."
         return "ready", result.detail, action, target.url, target.model
     action = "See `appliance logs`; `appliance up --recreate` renews it."

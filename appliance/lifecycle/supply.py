@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from appliance.engine import images
+from appliance.engine import images, smoke
+from appliance.plan.image import SMOKE_IMAGE
 from appliance.weights.verify import require_readable
 
 if TYPE_CHECKING:
@@ -39,6 +40,22 @@ def image(engine: Engine, config: Config, wanted: ImagePlan, progress: Progress)
     image_id = images.Builder(engine, config, progress.detail).ensure(wanted)
     progress.end(f"{wanted.name} {image_id[7:19]}")
     return image_id
+
+
+def build(
+    engine: Engine, config: Config, wanted: ImagePlan | None, progress: Progress
+) -> tuple[str, str | None]:
+    """Build the image anew, by default the smoke image; return its name and id."""
+    builder = images.Builder(engine, config, progress.detail)
+    name = SMOKE_IMAGE if wanted is None else wanted.name
+    progress.begin("image", name)
+    if wanted is None:
+        smoke.build(builder)
+    else:
+        builder.build(wanted)
+    built = engine.image(name)
+    progress.end(name)
+    return name, built.id if built else None
 
 
 def model(wanted: ModelPlan, progress: Progress) -> None:

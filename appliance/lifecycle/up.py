@@ -82,6 +82,8 @@ class Up:
         self.options = options
         self.progress = progress
         self.name = self.plan.container.name
+        # Those that the container had before: a supervisor may have had reason for some.
+        self._restarts = 0
 
     def run(self) -> Outcome:
         """Bring the appliance up; raises `ApplianceError` with what stopped it.
@@ -105,16 +107,23 @@ class Up:
     def _decide(self, engine: docker.Engine, found: docker.ContainerState | None) -> Decision:
         changes: list[str] = []
         ready = verified = False
+        down: str | None = None
         if found is not None and found.ours:
             changes = drift.differences(found, self.plan, images.current(engine, self.plan.image))
             if self.options.recreate and not changes:
                 changes = ["made anew as asked"]
             # Without a difference it matters whether it works; with one it goes anyway.
             ready = (
-                found.running and not changes and running.answers(self._target) and self._ready().ok
+                found.running
+                and not changes
+                and running.answers(self._target)
+                and self._makes_progress()
             )
             verified = not self.options.smoke or state.verified(self.name) == found.id
-        return decide(found, changes, ready=ready, verified=verified)
+            past = supervised.history(engine, found)
+            down = past.detail if past.phase == "down" and not ready else None
+            self._restarts = found.restarts
+        return decide(found, changes, ready=ready, verified=verified, down=down)
 
     def _replace(self, engine: docker.Engine, found: docker.ContainerState | None) -> None:
         """Make the container. The old one serves until all that can be known is known."""
@@ -128,6 +137,7 @@ class Up:
         self.progress.begin("container", self.name)
         if found is not None:
             self._remove(engine, found)
+        self._restarts = 0
         try:
             command.run(
                 ["docker", "compose", "--file", str(file), "--project-name", self.name,
@@ -196,11 +206,11 @@ class Up:
         )
 
     def _refuse_dead(self, engine: docker.Engine) -> docker.ContainerState:
-        """Return the container if it lives and never restarted; else stop it and raise."""
+        """Return the container if it lives and did not restart; else stop it and raise."""
         found = engine.container(self.name)
         if found is None:
             raise ApplianceError("container-died", f"The container {self.name} was removed.")
-        if found.running and not found.restarts:
+        if found.running and found.restarts <= self._restarts:
             return found
         log = engine.logs(found, tail=LOG_LINES)
         # Left alone, the restart policy would load and fail without end. Nothing that serves
@@ -252,6 +262,13 @@ class Up:
         key = read_key(Path(plan.api_key_file)) if plan.api_key_file else None
         timeout = self.config.timeouts.probe
         return healthchecks.Target(plan.api_url, plan.model.served_name, key, timeout)
+
+    def _makes_progress(self) -> bool:
+        """Tell whether the engine works, or could: one that is full is not made anew."""
+        import healthchecks
+
+        limits = self.config.watchdog.limits()
+        return healthchecks.progress(self._target, limits).verdict == "ok"
 
     def _ready(self) -> ProbeResult:
         import healthchecks

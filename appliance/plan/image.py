@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 # host, serve both; every documented recipe is for this one; and a configuration then means the
 # same image on every host.
 DEFAULT_OS = "ubuntu"
+# The image of the probes alone, for CI: `appliance build --smoke` makes it, compose/smoke.yaml
+# runs it.
+SMOKE_IMAGE = f"qwen3-omni-smoke:{__version__}"
 
 
 def image(config: Config, choice: Choice) -> ImagePlan:

@@ -42,6 +42,8 @@ _REFUSED = {
     # Without them there is no HTTP server, which everything else asks.
     "--headless": "Leave it out.",
     "--grpc": "Leave it out.",
+    # The supervisor has to know it, too.
+    "--shutdown-timeout": "Set `timeouts.drain` instead.",
     "--model": "Set `model.id` or `model.path` instead.",
     "--served-model-name": "Set `model.served_name` instead.",
 }

@@ -38,10 +38,11 @@ def check(config: Config) -> None:
             "config-invalid", f"`watchdog`: {error}.", "Correct the keys of `watchdog`."
         ) from error
     timeouts = config.timeouts
-    if timeouts.drain is not None and timeouts.drain > timeouts.stop:
+    if timeouts.drain is not None and timeouts.drain + END_SECONDS > timeouts.stop:
         raise ApplianceError(
             "config-invalid",
-            f"`timeouts.drain` ({timeouts.drain}) is part of `timeouts.stop` ({timeouts.stop}).",
+            f"`timeouts.stop` ({timeouts.stop}) leaves no {END_SECONDS} s for the end itself after "
+            f"`timeouts.drain` ({timeouts.drain}).",
             "Raise `timeouts.stop`, or lower `timeouts.drain`.",
         )
 

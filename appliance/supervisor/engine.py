@@ -25,8 +25,10 @@ TAIL_LINES = 400
 TAIL_BYTES = 1 << 20
 LINE_BYTES = 4096
 POLL_SECONDS = 0.1
-# For the dump of all threads' stacks, and for output that is still on its way.
+# For one process to print the stacks of all its threads, and for all of them: what waits for a
+# device can't even be killed. And for output on its way.
 DUMP_SECONDS = 3.0
+DUMPS_SECONDS = 12.0
 FLUSH_SECONDS = 2.0
 # Between the signal and the kill for what is left of an engine whose server is gone.
 REST_SECONDS = 2.0
@@ -77,23 +79,29 @@ class Engine:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    def dump(self, stuck: Sequence[processes.Process]) -> None:
+    def dump(self, stuck: Sequence[processes.Process], wait: Callable[[float], bool]) -> None:
         """End processes that are stuck by a signal on which Python prints all its stacks.
 
         It works where `ptrace` is not allowed, also on a process that was stopped.
         """
-        for process in stuck:
-            if processes.same(process) is None:
-                continue
+        there = [process for process in stuck if _alive(process)]
+        for process in there:
+            # Held, so that none reacts to the end of another, and prints something else.
+            _signal(process.pid, signal.SIGSTOP)
             with suppress(OSError, ValueError):
                 # 1 is the kernel's word for no core at all, also where cores go to a pipe:
                 # one of this process would hold the weights.
                 hard = resource.prlimit(process.pid, resource.RLIMIT_CORE)[1]
                 limit = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
                 resource.prlimit(process.pid, resource.RLIMIT_CORE, (limit, hard))
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(process.pid, signal.SIGABRT)
-                os.kill(process.pid, signal.SIGCONT)
+        end = time.monotonic() + DUMPS_SECONDS
+        # One by one: they print into the same pipe.
+        for process in there:
+            _signal(process.pid, signal.SIGABRT)
+            _signal(process.pid, signal.SIGCONT)
+            deadline = min(end, time.monotonic() + DUMP_SECONDS)
+            while _alive(process) and time.monotonic() < deadline and wait(POLL_SECONDS / 4):
+                pass
 
     def kill_rest(self, wait: Callable[[float], bool], grace: float) -> None:
         """End every process that is left below this one; none outlives the supervisor.
@@ -162,6 +170,11 @@ def _read(source: int) -> bytes:
 def _left() -> list[processes.Process]:
     found = processes.below(os.getpid())
     return [process for process in found if process.state != processes.ZOMBIE]
+
+
+def _alive(process: processes.Process) -> bool:
+    found = processes.same(process)
+    return found is not None and found.state != processes.ZOMBIE
 
 
 def _signal(pid: int, number: int) -> None:

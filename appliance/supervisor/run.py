@@ -16,7 +16,7 @@ import healthchecks
 from appliance.errors import ERRORS
 from appliance.plan import names
 from appliance.supervisor import evidence, processes
-from appliance.supervisor.engine import DUMP_SECONDS, POLL_SECONDS, Engine
+from appliance.supervisor.engine import POLL_SECONDS, Engine
 from appliance.supervisor.history import Failure, Store, pause
 from appliance.supervisor.output import say
 from appliance.supervisor.unavailable import Unavailable, address, url
@@ -256,8 +256,7 @@ class Supervisor:
             "Last lines": engine.tail(),
         }
         before = engine.said()
-        engine.dump(verdict.stuck)
-        self._wait_for(lambda: not _alive(verdict.stuck), DUMP_SECONDS)
+        engine.dump(verdict.stuck, self._pass)
         # What is left of the server tells its clients, and ends as it would at a stop.
         engine.send(signal.SIGTERM)
         self._wait_for(lambda: not engine.running, END_SECONDS)
@@ -285,8 +284,3 @@ class Supervisor:
     def _complain(self) -> None:
         if self.store.trouble:
             say(f"the history can't be kept, so restarts are not counted: {self.store.trouble}")
-
-
-def _alive(found: Sequence[processes.Process]) -> bool:
-    now = [processes.same(process) for process in found]
-    return any(it is not None and it.state != processes.ZOMBIE for it in now)

@@ -78,7 +78,8 @@ def progress(target: Target, limits: Limits, watched: Path | None = None) -> Pro
         finding = observer.look()
     seconds = round(time.monotonic() - began, 3)
     verdict = _verdict(finding, observer)
-    return ProbeResult(PROBE, verdict in ("ok", "refused"), seconds, finding.detail, verdict)
+    detail = observer.unreachable or finding.detail
+    return ProbeResult(PROBE, verdict in ("ok", "refused"), seconds, detail, verdict)
 
 
 def _verdict(finding: Finding, observer: Observer) -> Verdict:

@@ -53,8 +53,8 @@ class Observer:
         self._reading = False
         self._read: queue.SimpleQueue[dict[str, Engine] | ProbeError] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
-        # Whether the last look could not connect, and whether the last token was refused.
-        self.unreachable = False
+        # Why the last look could not connect, and whether the last token was refused.
+        self.unreachable = ""
         self.refused = False
 
     @property
@@ -93,7 +93,7 @@ class Observer:
             self._watch.missed("no answer to GET /metrics yet", self._clock())
             return
         self._reading = False
-        self.unreachable = isinstance(found, UnreachableError)
+        self.unreachable = str(found) if isinstance(found, UnreachableError) else ""
         if isinstance(found, ProbeError):
             self._watch.missed(str(found), self._clock())
         else:

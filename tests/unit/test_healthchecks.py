@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 import healthchecks
-from healthchecks import PROBE_NAMES, ProbeResult, Settings, Target, __main__, exercises
+from healthchecks import (
+    PROBE_NAMES,
+    ProbeResult,
+    Settings,
+    Target,
+    __main__,
+    environment,
+    exercises,
+)
 from tests.unit.fake_vllm import (
     CONTEXT,
     MODEL,
@@ -61,8 +70,8 @@ def target(server: FakeServer, timeout: float = 5.0, model: str | None = None) -
 
 
 def cli(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    dropped = ("OPENAI_API_KEY", "HEALTHCHECKS_URL", "HEALTHCHECKS_API_KEY_FILE", "PYTHONUTF8")
-    clean = {name: value for name, value in os.environ.items() if name not in dropped}
+    dropped = ("OPENAI_API_KEY", "HEALTHCHECKS_", "PYTHONUTF8")
+    clean = {name: text for name, text in os.environ.items() if not name.startswith(dropped)}
     done = subprocess.run(
         [sys.executable, "-m", "healthchecks", *map(str, arguments)],
         cwd=ROOT,
@@ -597,12 +606,178 @@ def test_cli_exit_codes(server: FakeServer, closed_url: str, command: str) -> No
         ("stimuli", "--seed", "1"),
         ("stimuli", "--seed", "1", "--out", "/dev/null/folder"),
         ("smoke", "--junit", "/nonexistent/report.xml"),
+        ("smoke", "--report", "/nonexistent/report.json"),
+        ("smoke", "--report", "/"),
+        ("smoke", "--wait", "-1"),
+        ("smoke", "--wait", "nan"),
+        ("smoke", "--wait", "soon"),
+        ("ready", "--wait", "1"),
     ],
 )
 def test_cli_wrong_usage_exits_2(arguments: tuple[str, ...]) -> None:
     done = cli(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage: python3 -m healthchecks" in done.stderr
+
+
+def test_a_folder_of_reports_that_may_not_be_written_to_is_refused_before_any_probe(
+    server: FakeServer,
+) -> None:
+    # /proc lets nobody make a file, root included.
+    for option in ("--junit", "--report"):
+        done = cli("smoke", "--url", server.url, option, "/proc/report")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"cannot write /proc/report as user {os.geteuid()}: " in done.stderr
+    assert server.paths == []
+
+
+def test_one_run_gives_lines_and_both_reports(server: FakeServer, tmp_path: Path) -> None:
+    xml, document = tmp_path / "smoke.xml", tmp_path / "smoke.json"
+    document.write_text("of an earlier run")
+    options = ("--only", "text", "image-1", "--seed", SEED, "--junit", xml, "--report", document)
+    done = cli("smoke", "--url", server.url, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["text", "image-1"]
+    rows = json.loads(document.read_text())
+    assert [row["probe"] for row in rows] == ["text", "image-1"]
+    cases = ET.parse(xml).getroot().iter("testcase")  # noqa: S314 - our own file
+    assert [case.get("name") for case in cases] == ["text", "image-1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["smoke.json", "smoke.xml"]
+    # The same document as on stdout, but for what differs from run to run.
+    printed = json.loads(cli("smoke", "--url", server.url, *options[:5], "--json").stdout)
+    assert [row | {"seconds": 0} for row in printed] == [row | {"seconds": 0} for row in rows]
+
+
+def test_a_failed_run_writes_both_reports_too(closed_url: str, tmp_path: Path) -> None:
+    xml, document = tmp_path / "smoke.xml", tmp_path / "smoke.json"
+    done = cli("smoke", "--url", closed_url, "--junit", xml, "--report", document)
+    assert done.returncode == 1
+    assert not any(row["ok"] for row in json.loads(document.read_text()))
+    assert ET.parse(xml).getroot().get("failures") == str(len(PROBE_NAMES))  # noqa: S314
+
+
+# the environment
+
+
+def test_every_option_of_a_ci_can_come_from_the_environment(server: FakeServer) -> None:
+    server.models = answer(200, {"data": [{"id": "a"}, {"id": "b", "max_model_len": CONTEXT}]})
+    env = {
+        "HEALTHCHECKS_URL": server.url,
+        "HEALTHCHECKS_MODEL": "b",
+        "HEALTHCHECKS_TIMEOUT": "7.5",
+        "HEALTHCHECKS_WAIT": "5",
+        "HEALTHCHECKS_ONLY": "text, image-1",
+        "HEALTHCHECKS_ANSWER_TOKENS": "33",
+        "HEALTHCHECKS_SEED": SEED,
+    }
+    assert set(env) == {variable for variable, _ in environment.VARIABLES.values()}
+    done = cli("smoke", env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["text", "image-1"]
+    assert done.stderr.startswith(f"seed {SEED}\n")
+    waiting, _, image = server.requests
+    assert waiting["max_tokens"] == 1
+    assert {request["model"] for request in server.requests} == {"b"}
+    assert image["max_tokens"] == 33
+    help_text = cli("smoke", "--help").stdout
+    assert all(variable in help_text for variable in env)
+
+
+def test_the_command_line_goes_before_the_environment(server: FakeServer) -> None:
+    env = {
+        "HEALTHCHECKS_URL": "http://127.0.0.1:1",
+        "HEALTHCHECKS_ONLY": "stream",
+        "HEALTHCHECKS_WAIT": "nonsense",
+        "HEALTHCHECKS_SEED": "other",
+    }
+    flags = ("--url", server.url, "--only", "text", "--wait", 0, "--seed", SEED)
+    done = cli("smoke", *flags, env=env)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["text"]
+    assert done.stderr.startswith(f"seed {SEED}\n")
+
+
+def test_an_empty_variable_is_not_set(server: FakeServer) -> None:
+    empty = {variable: " " for variable, _ in environment.VARIABLES.values()}
+    done = cli("ready", env=empty | {"HEALTHCHECKS_URL": server.url})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "reason"),
+    [
+        ("HEALTHCHECKS_TIMEOUT", "5m", "'5m' is no number of seconds"),
+        ("HEALTHCHECKS_WAIT", "soon", "'soon' is no number of seconds"),
+        ("HEALTHCHECKS_ONLY", "text,sound", "unknown probe: sound; known: text, "),
+        ("HEALTHCHECKS_ANSWER_TOKENS", "0", "must be at least 1, not 0"),
+        ("HEALTHCHECKS_ANSWER_TOKENS", "many", "'many' is no whole number"),
+    ],
+)
+def test_a_bad_variable_is_named(variable: str, text: str, reason: str) -> None:
+    done = cli("smoke", env={variable: text})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"${variable}: {reason}" in done.stderr
+
+
+# waiting
+
+
+def test_a_run_waits_for_a_server_that_still_loads(tmp_path: Path) -> None:
+    with FakeServer() as fake:
+        port, url = fake.httpd.server_port, fake.url
+    document = tmp_path / "smoke.json"
+    command = [sys.executable, "-m", "healthchecks", "smoke", "--url", url, "--wait", "60",
+               "--only", "text", "--report", str(document)]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline().startswith("seed ")
+        said = waiting.stderr.readline()
+        with FakeServer(port=port):
+            out, rest = waiting.communicate(timeout=60)
+    assert said.startswith(f"waiting up to 60 s: cannot connect to {url}")
+    assert waiting.returncode == 0, out + rest
+    assert out.startswith("ok    text")
+    assert [row["ok"] for row in json.loads(document.read_text())] == [True]
+
+
+def test_a_server_that_does_not_become_ready_fails_every_probe_unasked(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    server.models = answer(503, {"error": "loading"})
+    xml, document = tmp_path / "smoke.xml", tmp_path / "smoke.json"
+    options = ("--url", server.url, "--wait", 2, "--only", "text", "stream")
+    done = cli("smoke", *options, "--junit", xml, "--report", document)
+    assert done.returncode == 1
+    rows = json.loads(document.read_text())
+    assert [row["probe"] for row in rows] == ["text", "stream"]
+    assert rows[0]["detail"].startswith("skipped: the server is not ready: HTTP 503")
+    assert rows[1]["detail"] == "skipped: the server is not ready"
+    assert {(row["ok"], row["verdict"]) for row in rows} == {(False, "error")}
+    assert ET.parse(xml).getroot().get("failures") == "2"  # noqa: S314 - our own file
+    assert server.requests == []
+    # The same reason is told once.
+    assert done.stderr.count("waiting up to 2 s: HTTP 503") == 1
+
+
+def test_a_refused_key_ends_the_wait(server: FakeServer) -> None:
+    server.key = KEY
+    began = time.monotonic()
+    done = cli("smoke", "--url", server.url, "--wait", 300)
+    assert time.monotonic() - began < 30
+    assert done.returncode == 1
+    assert "not ready: HTTP 401" in done.stdout
+    assert "(no API key was sent)" in done.stdout
+    assert server.paths == ["/v1/models"]
+
+
+def test_a_server_that_hangs_is_asked_for_no_longer_than_the_wait(server: FakeServer) -> None:
+    server.chat = server.hang
+    began = time.monotonic()
+    result = healthchecks.await_ready(target(server, timeout=60), 1.5)
+    assert time.monotonic() - began < 10
+    assert (result.ok, result.verdict) == (False, "timeout")
 
 
 def test_cli_ignores_proxies_of_the_environment(server: FakeServer) -> None:

@@ -87,7 +87,7 @@ def test_the_oldest_release_has_neither_option() -> None:
         (("timeouts.stop=10",), 0),
         (("timeouts.drain=7",), 7),
         (("timeouts.drain=0",), 0),
-        (("timeouts.stop=90", "timeouts.drain=90"), 90),
+        (("timeouts.stop=90", "timeouts.drain=75"), 75),
     ],
 )
 def test_requests_have_what_the_stop_leaves(overrides: tuple[str, ...], seconds: int) -> None:
@@ -147,7 +147,7 @@ def test_the_health_check_asks_the_supervisors_note_first() -> None:
     [
         ("watchdog.busy=49", "busy (49 s) must be at least quiet + deadline + interval (50 s)"),
         ("watchdog.deadline=500", "must be at least"),
-        ("timeouts.drain=61", "`timeouts.drain` (61) is part of `timeouts.stop` (60)"),
+        ("timeouts.drain=46", "`timeouts.stop` (60) leaves no 15 s for the end itself"),
         ("timeouts.stop=5", ""),
         ("watchdog.interval=0", "watchdog.interval"),
         ("watchdog.restarts=-1", "watchdog.restarts"),
