@@ -95,8 +95,6 @@ class _Seen:
     asked_at: float | None = None
     failed: bool = False
     trouble: str = ""
-    # The server keeps no statistics, so whether requests run is not known.
-    blind: bool = False
 
     @property
     def requests(self) -> int:
