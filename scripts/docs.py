@@ -159,8 +159,8 @@ CHINESE = {
         "有请求在处理、或进程在计算时，允许没有进展的时间。"
     ),
     "Until a process that was stopped or is gone counts.": "进程被暂停或消失多久之后算作故障。",
-    "Most failures within the window; then it stays down.": (
-        "时间窗内最多允许的故障次数；超过之后不再启动。"
+    "Most restarts within the window; with the next failure it stays down.": (
+        "时间窗内最多重启几次；再失败就不再启动。"
     ),
     "For how long a failure counts.": "一次故障计入次数的时间窗。",
     "Before the second restart; doubled for each further one.": (

@@ -25,6 +25,7 @@ REQUEST_SECONDS = 15
 PING_SECONDS = 4
 # Of what is read out of a container at once.
 FILES_BYTES = 16 << 20
+CHUNK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -161,19 +162,31 @@ class Engine:
 
         Empty where there are none, or where they are more than `FILES_BYTES` together.
         """
-        from docker.errors import NotFound
+        from docker.errors import NotFound, create_api_error_from_http_exception
+        from requests import HTTPError
 
-        with translated():
+        api = self.client.api
+        url = f"{api.base_url}/v{api.api_version}/containers/{found.id}/archive"
+        packed = bytearray()
+        # Not the library's own get_archive, whose connection stays open where less than all
+        # is read.
+        with (
+            translated(),
+            closing(
+                api.get(url, params={"path": path}, stream=True, timeout=REQUEST_SECONDS)
+            ) as response,
+        ):
             try:
-                stream, _ = self.client.api.get_archive(found.id, path)
-            except NotFound:
+                response.raise_for_status()
+            except HTTPError as error:
+                with suppress(NotFound):
+                    create_api_error_from_http_exception(error)
                 return {}
-            packed = b""
-            for chunk in stream:
+            for chunk in response.iter_content(CHUNK_BYTES):
                 packed += chunk
                 if len(packed) > FILES_BYTES:
                     return {}
-        return _unpacked(packed)
+        return _unpacked(bytes(packed))
 
     def data_root(self) -> str:
         """Return the folder in which the engine keeps images."""

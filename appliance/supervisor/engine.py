@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 # Kept, of which so many are shown as the last: the stacks of all ranks are some thousands.
 KEPT_LINES = 6000
 TAIL_LINES = 400
+# So that all that is kept of all failures can be read at once (appliance/engine/docker.py).
+TAIL_BYTES = 1 << 20
 LINE_BYTES = 4096
 POLL_SECONDS = 0.1
-# For one process to print the stacks of all its threads; and for output on its way.
+# For one process to print the stacks of all its threads, and for all of them: what waits for a
+# device can't even be killed. And for output on its way.
 DUMP_SECONDS = 3.0
+DUMPS_SECONDS = 12.0
 FLUSH_SECONDS = 2.0
 # Between the signal and the kill for what is left of an engine whose server is gone.
 REST_SECONDS = 2.0
@@ -38,6 +42,7 @@ class Engine:
         self._lines: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._count = 0
         self._keeping = threading.Lock()
+        self._secret = environment.get("VLLM_API_KEY", "").encode()
         self.started = time.monotonic()
         self.status: int | None = None
         # A session of its own: what a terminal sends, the supervisor passes on once.
@@ -80,8 +85,8 @@ class Engine:
         It works where `ptrace` is not allowed, also on a process that was stopped. `wait` is that
         of `kill_rest`.
         """
-        found = [process for process in stuck if processes.same(process) is not None]
-        for process in found:
+        there = [process for process in stuck if _alive(process)]
+        for process in there:
             # Held, so that none reacts to the end of another, and prints something else.
             _signal(process.pid, signal.SIGSTOP)
             with suppress(OSError, ValueError):
@@ -90,11 +95,12 @@ class Engine:
                 hard = resource.prlimit(process.pid, resource.RLIMIT_CORE)[1]
                 limit = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
                 resource.prlimit(process.pid, resource.RLIMIT_CORE, (limit, hard))
+        end = time.monotonic() + DUMPS_SECONDS
         # One by one: they print into the same pipe.
-        for process in found:
+        for process in there:
             _signal(process.pid, signal.SIGABRT)
             _signal(process.pid, signal.SIGCONT)
-            deadline = time.monotonic() + DUMP_SECONDS
+            deadline = min(end, time.monotonic() + DUMP_SECONDS)
             while _alive(process) and time.monotonic() < deadline and wait(POLL_SECONDS / 4):
                 pass
 
@@ -132,21 +138,26 @@ class Engine:
         with self._keeping:
             lines = list(self._lines)
             wanted = TAIL_LINES if since is None else self._count - since
-        return b"\n".join(lines[max(0, len(lines) - wanted) :]).decode("utf-8", "replace")
+        text = b"\n".join(lines[max(0, len(lines) - wanted) :])
+        if len(text) > TAIL_BYTES:  # From a whole line on.
+            text = text[-TAIL_BYTES:].partition(b"\n")[2]
+        return text.decode("utf-8", "replace")
 
     def _relay(self, source: int, out: Output) -> None:
         rest = b""
         while data := _read(source):
             *lines, rest = (rest + data).split(b"\n")
-            self._keep([line[:LINE_BYTES] for line in lines])
-            rest = rest[:LINE_BYTES]
+            self._keep(lines)
+            rest = rest[: 2 * LINE_BYTES]
             out.write(data)
         if rest:
             self._keep([rest])
 
     def _keep(self, lines: Sequence[bytes]) -> None:
+        if self._secret:  # Before a line is cut, which would leave half of it readable.
+            lines = [line.replace(self._secret, b"[API key]") for line in lines]
         with self._keeping:
-            self._lines.extend(lines)
+            self._lines.extend(line[:LINE_BYTES] for line in lines)
             self._count += len(lines)
 
 

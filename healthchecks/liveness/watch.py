@@ -96,6 +96,8 @@ class _Seen:
     asked_at: float | None = None
     failed: bool = False
     trouble: str = ""
+    # The server keeps no statistics, so whether requests run is not known.
+    blind: bool = False
 
     @property
     def requests(self) -> int:
@@ -132,6 +134,8 @@ class Watch:
         """Take what the metrics say at ``now``; no engines are one whose state is not known."""
         if not engines:
             self.missed("the metrics name no engine", now)
+            if ANY in self._seen:
+                self._seen[ANY].blind = True
             return
         self._looked(now)
         # An engine that the metrics no longer name is no longer there to hang.
@@ -205,7 +209,9 @@ class Watch:
         # A first request may compile for minutes, and is not in the counters before it is done.
         idle = now - max(seen.sign_at, self._computed_at)
         nothing_to_do = seen.last is not None and not seen.requests
-        over = still >= limits.busy or (nothing_to_do and idle >= limits.idle)
+        # Without statistics, processes that compute are all that tells full from hung.
+        standstill = idle if seen.blind else still
+        over = standstill >= limits.busy or (nothing_to_do and idle >= limits.idle)
         words = f"{name}no progress for {still:.0f} s; {_load(seen)}"
         if now == self._computed_at:
             words += "; its processes compute"

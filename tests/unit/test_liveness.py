@@ -365,6 +365,14 @@ def test_a_server_without_counters_has_the_busy_limit_for_its_token() -> None:
     assert "its load is not known" in sim.look({}).detail
 
 
+def test_without_counters_processes_that_compute_are_evidence() -> None:
+    sim = Sim()
+    sim.look({})
+    sim.answers = False
+    assert sim.until_hung(dict, 3600, computing=True) == math.inf
+    assert USUAL.busy <= sim.until_hung(dict, 600) <= USUAL.busy + 40
+
+
 def test_counters_that_begin_again_are_progress() -> None:
     watch = Watch(USUAL, 0.0)
     watch.saw({"0": engine(900)}, 1.0)

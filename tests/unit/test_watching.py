@@ -315,7 +315,7 @@ def test_the_status_as_json(told: Any, capsys: pytest.CaptureFixture[str]) -> No
     show.status(told({"phase": "down", "detail": "x", "failures": past}), as_json=True)
     document = json.loads(capsys.readouterr().out)
     first, second = document["failures"]
-    assert first == failure(code=101, evidence="/x", forgiven=False)
+    assert first == failure(code=101, evidence="/x", served=True, forgiven=False)
     assert (second["cause"], second["code"], second["forgiven"]) == ("killed", None, True)
     assert document["state"] == "failed"
 
