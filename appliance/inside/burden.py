@@ -58,14 +58,14 @@ def check(media: Iterable[Medium], bounds: Bounds) -> None:
 def measure(data: bytes, kind: Kind, bounds: Bounds) -> int:
     """Return the bytes that one medium takes; none where it can't be read, as vLLM will find."""
     if kind == "image":
-        return _image(data)
+        return _else(_image, data, bounds)
     if data and all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in data[:HEAD]):  # noqa: PLR2004
         raise Refused("A text is no sound and no video.")
     # A video's sound track may be asked for, and one decoder may open what another was meant for.
-    taken = _sound(data, bounds)
-    if kind == "audio":
-        return taken
-    return taken + _video(data, bounds) + (_image(data) if kind == "unknown" else 0)
+    taken = _else(_sound, data, bounds)
+    if kind != "audio":
+        taken += _else(_video, data, bounds)
+    return taken + (_else(_image, data, bounds) if kind == "unknown" else 0)
 
 
 def _files(medium: Medium) -> Iterator[tuple[bytes, Kind]]:
@@ -87,15 +87,14 @@ def _files(medium: Medium) -> Iterator[tuple[bytes, Kind]]:
             continue
 
 
-def _image(data: bytes) -> int:
+def _image(data: bytes, bounds: Bounds) -> int:
+    del bounds
     image = import_module("PIL.Image")
     try:
         with image.open(io.BytesIO(data)) as opened:
             return int(PIXEL * opened.width * opened.height)
     except image.DecompressionBombError as error:
         raise Refused(str(error)) from None
-    except Exception:  # noqa: BLE001 (a decoder may raise anything; vLLM says what is wrong)
-        return 0
 
 
 def _sound(data: bytes, bounds: Bounds) -> int:
@@ -103,10 +102,8 @@ def _sound(data: bytes, bounds: Bounds) -> int:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             return _sound_bytes(file.frames, file.channels, file.samplerate, bounds)
-    except Refused:
-        raise
-    except Exception:  # noqa: BLE001
-        return _else(_track, data, bounds)
+    except soundfile.LibsndfileError:
+        return _track(data, bounds)
 
 
 def _track(data: bytes, bounds: Bounds) -> int:
@@ -164,7 +161,10 @@ def _reader(cv2: Any) -> int:
 
 
 def _else(measured: Callable[[bytes, Bounds], int], data: bytes, bounds: Bounds) -> int:
-    """Return what a decoder says, and 0 where it can't read the data: vLLM will say why."""
+    """Return what a decoder says, and 0 where it can't read the data, or is not there.
+
+    It may raise anything; vLLM meets the same, and tells the client.
+    """
     try:
         return measured(data, bounds)
     except Refused:

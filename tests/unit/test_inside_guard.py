@@ -221,6 +221,12 @@ def test_a_text_is_no_medium(kind: limits.Kind) -> None:
         burden.measure(b"#EXTM3U\nhttp://127.0.0.1/\n", kind, burden.Bounds(64, 60))
 
 
+@pytest.mark.parametrize("kind", ["image", "audio", "video", "unknown"])
+def test_what_no_decoder_reads_takes_nothing(kind: limits.Kind) -> None:
+    """Nor does a decoder that is not there, as here: vLLM has to say so."""
+    assert burden.measure(bytes(100), kind, burden.Bounds(64, 60)) == 0
+
+
 def test_a_sound_is_bounded_by_its_length_and_by_its_samples() -> None:
     bounds = burden.Bounds(mib=1024, seconds=600)
     assert burden._sound_bytes(16_000 * 600, 1, 16_000, bounds) == 8 * 16_000 * 600 + 600_000_000
