@@ -36,7 +36,9 @@ class Note:
         temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         text = json.dumps({"at": self.at, "ok": self.ok, "detail": self.detail})
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            # Never through a link, or into a file, that somebody else has put there.
+            temporary.unlink(missing_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
                 opened.write(text)
             temporary.replace(file)
