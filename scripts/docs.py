@@ -159,8 +159,8 @@ CHINESE = {
         "有请求在处理、或进程在计算时，允许没有进展的时间。"
     ),
     "Until a process that was stopped or is gone counts.": "进程被暂停或消失多久之后算作故障。",
-    "Most failures within the window; then it stays down.": (
-        "时间窗内最多允许的故障次数；超过之后不再启动。"
+    "Most restarts within the window; with the next failure it stays down.": (
+        "时间窗内最多重启几次；再出一次故障就不再启动。"
     ),
     "For how long a failure counts.": "一次故障计入次数的时间窗。",
     "Before the second restart; doubled for each further one.": (
@@ -375,6 +375,7 @@ CHINESE = {
     "weights deleted before a start; time from their repair": "启动前删除权重；时间从修复算起",
     "cache disk full, and a worker killed": "缓存磁盘写满，再杀 worker",
     "port taken; time from its release": "端口被占；时间从释放算起",
+    "64 clients without a pause for 30 s": "64 个客户端不停请求 30 秒",
     "64 clients without a pause for 120 s": "64 个客户端不停请求 120 秒",
 }
 

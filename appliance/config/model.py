@@ -208,9 +208,11 @@ class Watchdog:
     interval: float = key(5.0, "From one look at the engine to the next.", gt=0)
     quiet: float = key(15.0, "Without progress, until one token is asked for.", gt=0)
     deadline: float = key(30.0, "For that token, where nothing else is being done.", gt=0)
-    busy: float = key(180.0, "Without progress, while requests run or the processes compute.", gt=0)
+    busy: float = key(300.0, "Without progress, while requests run or the processes compute.", gt=0)
     stopped: float = key(10.0, "Until a process that was stopped or is gone counts.", gt=0)
-    restarts: int = key(5, "Most failures within the window; then it stays down.", ge=0)
+    restarts: int = key(
+        5, "Most restarts within the window; with the next failure it stays down.", ge=0, le=15
+    )
     window: float = key(3600.0, "For how long a failure counts.", gt=0)
     backoff: float = key(5.0, "Before the second restart; doubled for each further one.", ge=0)
     backoff_max: float = key(300.0, "The most that is waited before a restart.", ge=0)

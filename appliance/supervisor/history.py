@@ -37,7 +37,8 @@ class Failure:
 
     `at` is when, in seconds since the epoch; `ran` for how many seconds; `code` the exit code
     that the container had for it; `evidence` the file that tells more, where one could be kept.
-    `forgiven` are those that somebody has seen to, by stopping the container.
+    `served` tells whether it got as far as to answer. `forgiven` are those that somebody has seen
+    to, by stopping the container.
     """
 
     at: float
@@ -46,6 +47,7 @@ class Failure:
     ran: float
     code: int | None = None
     evidence: str | None = None
+    served: bool = True
     forgiven: bool = False
 
 
@@ -64,10 +66,20 @@ class History:
     failures: list[Failure] = field(default_factory=list)
 
     def counted(self, window: float, now: float) -> list[Failure]:
-        """Return the failures of the last `window` seconds that nobody has seen to."""
+        """Return the failures that nobody has seen to: those of the last `window` seconds.
+
+        The last ones of an engine that has not served since count however long ago they were:
+        where a start takes half an hour, an hour holds no more than two.
+        """
+        served = [index for index, it in enumerate(self.failures) if it.served or it.forgiven]
+        unserved = served[-1] + 1 if served else 0
         # A clock that was set back puts failures into the future: as far away, they count
         # no more than those of the past.
-        return [it for it in self.failures if not it.forgiven and abs(now - it.at) < window]
+        return [
+            it
+            for index, it in enumerate(self.failures)
+            if not it.forgiven and (index >= unserved or abs(now - it.at) < window)
+        ]
 
     def forgive(self) -> None:
         """Count none of the failures any more, whatever the clock says."""
@@ -102,7 +114,8 @@ class Store:
         elif history.phase in ("starting", "serving") and history.boot == boot:
             words = f"while {history.phase}, from outside: out of memory, or `docker kill`"
             ran = max(0.0, time.time() - history.since)
-            self.add(Failure(time.time(), "killed", words, ran))
+            served = history.phase == "serving"
+            self.add(Failure(time.time(), "killed", words, ran, served=served))
         history.boot, history.host = boot, host
 
     def add(self, failure: Failure) -> None:

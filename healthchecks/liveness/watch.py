@@ -35,7 +35,8 @@ class Limits:
         deadline: for that token to come, where nothing else is being done.
         busy: without a sign of life while requests run or wait, or the processes compute. One
             step of a batch gives no sign before its end, and the first request of a new shape may
-            compile for minutes.
+            compile for minutes. vLLM itself gives a step so long
+            (VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS in its envs.py).
 
     Raises:
         ValueError: a limit is not positive, or ``busy`` is less than the three others.
@@ -45,7 +46,7 @@ class Limits:
     interval: float = 5.0
     quiet: float = 15.0
     deadline: float = 30.0
-    busy: float = 180.0
+    busy: float = 300.0
 
     def __post_init__(self) -> None:
         """Refuse what would judge a working engine."""

@@ -147,7 +147,8 @@ def test_the_health_check_asks_the_supervisors_note_first() -> None:
     [
         ("watchdog.busy=49", "busy (49 s) must be at least quiet + deadline + interval (50 s)"),
         ("watchdog.deadline=500", "must be at least"),
-        ("timeouts.drain=46", "`timeouts.stop` (60) leaves no 15 s for the end itself"),
+        ("timeouts.drain=46", "leaves no 15 s for the end itself after `timeouts.drain` (46)"),
+        ("server.extra_args=[--shutdown-timeout, '7']", "would work against the plan"),
         ("timeouts.stop=5", ""),
         ("watchdog.interval=0", "watchdog.interval"),
         ("watchdog.restarts=-1", "watchdog.restarts"),
