@@ -18,7 +18,7 @@ down status logs smoke: $(VENV)/.ready
 test: lint unit e2e faults-quick  ## Everything that CI runs
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/unit --numprocesses auto
+	$(BIN)/python -m pytest tests/unit --numprocesses 4
 
 e2e: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/e2e --junit-xml=reports/e2e.xml

@@ -106,6 +106,11 @@ CHINESE = {
     "Domains that media URLs may name; empty: data URLs only.": (
         "媒体 URL 允许的域名；为空则只接受 data URL。"
     ),
+    "Largest body of a request, in MiB.": "一个请求正文的最大大小，单位 MiB。",
+    "Most memory that decoding the media of one request may take, in MiB.": (
+        "解码一个请求里的媒体最多可占的内存，单位 MiB。"
+    ),
+    "Longest sound or video, in seconds.": "音频或视频的最大时长，单位秒。",
     "Further arguments of `vllm serve`, added as they are.": (
         "`vllm serve` 的其他参数，原样加在后面。"
     ),
@@ -160,7 +165,7 @@ CHINESE = {
     ),
     "Until a process that was stopped or is gone counts.": "进程被暂停或消失多久之后算作故障。",
     "Most restarts within the window; with the next failure it stays down.": (
-        "时间窗内最多重启几次；再出一次故障就不再启动。"
+        "时间窗内最多重启几次；再失败就不再启动。"
     ),
     "For how long a failure counts.": "一次故障计入次数的时间窗。",
     "Before the second restart; doubled for each further one.": (

@@ -104,6 +104,11 @@ class Server:
     allowed_media_domains: list[str] = key(
         [], "Domains that media URLs may name; empty: data URLs only."
     )
+    max_body_mb: int = key(128, "Largest body of a request, in MiB.", ge=1, le=4096)
+    max_media_mb: int = key(
+        4096, "Most memory that decoding the media of one request may take, in MiB.", ge=64
+    )
+    max_media_seconds: int = key(2400, "Longest sound or video, in seconds.", ge=1, le=86400)
     extra_args: list[str] = key([], "Further arguments of `vllm serve`, added as they are.")
 
 

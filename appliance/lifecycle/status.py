@@ -114,7 +114,8 @@ def _judge(
     if not running.answers(target):
         return (*_judge_silent(engine, found, past), target.url, target.model)
     # Not a request that would wait its turn: a server that is full is ready, too.
-    result = healthchecks.progress(target, config.watchdog.limits())
+    limits, patience = config.watchdog.limits(), config.timeouts.probe
+    result = healthchecks.progress(target, limits, patience=patience)
     if result.verdict == "ok":
         action = "Use it; `appliance smoke` verifies every modality."
         return "ready", result.detail, action, target.url, target.model

@@ -267,8 +267,8 @@ class Up:
         """Tell whether the engine works, or could: one that is full is not made anew."""
         import healthchecks
 
-        limits = self.config.watchdog.limits()
-        return healthchecks.progress(self._target, limits).verdict == "ok"
+        limits, patience = self.config.watchdog.limits(), self.config.timeouts.probe
+        return healthchecks.progress(self._target, limits, patience=patience).verdict == "ok"
 
     def _ready(self) -> ProbeResult:
         import healthchecks

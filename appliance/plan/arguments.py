@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from appliance.plan.choice import Choice
 
 
+# By itself vLLM takes xgrammar first, which compiles some small grammars for minutes, while all
+# other requests with a grammar wait (the server's own test has one); guidance gives up by itself.
+_GRAMMARS = {"--structured-outputs-config": {"backend": "guidance"}}
+
+
 def check(config: Config, choice: Choice) -> None:
     """Refuse what this release or this platform can't start; raises config-invalid."""
     release = choice.release
@@ -49,7 +54,10 @@ def serve(config: Config, choice: Choice, inventory: Inventory) -> options.Argum
         args += ["--reasoning-parser", parser]
     domains = server.allowed_media_domains or [choice.release.no_media_domain]
     args += ["--allowed-media-domains", *domains]
+    args += ["--h11-max-incomplete-event-size", str(names.MAX_HEADERS)]
+    args += ["--middleware", names.GUARD_MIDDLEWARE]
     if server.api_key_file is not None:
+        # The last one is asked first: without the key no body is read.
         args += ["--middleware", names.KEY_MIDDLEWARE]
     args += watching.arguments(config, choice.release)
     profile = profiles.selected(config, choice.platform_name)
@@ -109,7 +117,7 @@ def _json_args(config: Config, choice: Choice, inventory: Inventory) -> dict[str
     """Return the options whose value is a JSON object: what the host needs, then the profile's."""
     profile = profiles.selected(config, choice.platform_name)
     own = profiles.json_args(profile, choice, inventory) if profile else {}
-    return options.merge(_graph_mode(config, choice, inventory), own)
+    return options.merge(_GRAMMARS, _graph_mode(config, choice, inventory), own)
 
 
 def _graph_mode(
@@ -147,6 +155,10 @@ def environment(config: Config, choice: Choice) -> tuple[tuple[str, str], ...]:
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "HEALTHCHECKS_URL": f"http://{host}:{port}",
+        # As the launcher itself would take them.
+        "APPLIANCE_SERVER_MAX_BODY_MB": str(config.server.max_body_mb),
+        "APPLIANCE_SERVER_MAX_MEDIA_MB": str(config.server.max_media_mb),
+        "APPLIANCE_SERVER_MAX_MEDIA_SECONDS": str(config.server.max_media_seconds),
         **choice.release.environment,
         **choice.platform.environment,
         **(profiles.environment(profile, choice) if profile else {}),

@@ -152,7 +152,7 @@ def _container(
         healthcheck=Healthcheck(
             command=watching.health_command(config),
             interval=30,
-            timeout=60,
+            timeout=watching.health_timeout(config),
             # Until then a failing check says nothing: as long as `up` waits.
             start_period=int(config.timeouts.ready),
             retries=3,

@@ -21,6 +21,10 @@ CANN_LOG = f"{CACHE_DIR}/ascend/log"
 API_KEY_FILE = "/run/secrets/appliance-api-key"
 # Asks for the key on every path, which vLLM alone does not.
 KEY_MIDDLEWARE = "appliance.inside.auth.RequireKey"
+# Refuses the requests that would bring the server down.
+GUARD_MIDDLEWARE = "appliance.inside.guard.Guard"
+# Bytes of a request's headers, all together.
+MAX_HEADERS = 65536
 # Reads the API key's file and becomes a program.
 START_COMMAND = ("python3", "-m", "appliance.inside")
 # The same for what serves: starts it, and ends when it hangs.

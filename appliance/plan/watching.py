@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING
 
 from appliance.catalog import load as catalog
@@ -26,6 +27,8 @@ BLIND = (
     f"{BLINDING} takes away the counters by which a full server is told from one that hangs: the "
     "watchdog goes by tokens alone, which have `watchdog.busy` seconds to come."
 )
+# Beside the token, for the check to start and to look.
+HEALTH_SECONDS = 10
 _LIMITS = ("interval", "quiet", "deadline", "busy")
 
 
@@ -69,6 +72,11 @@ def warnings(config: Config, given: Iterable[Given]) -> list[str]:
 def environment(config: Config) -> dict[str, str]:
     """Return the supervisor's variables: those that differ from its defaults."""
     return variables(Settings(config.watchdog, config.timeouts.ready, float(drain(config))))
+
+
+def health_timeout(config: Config) -> int:
+    """Return the seconds that Docker gives the check: it may have to wait for a token."""
+    return math.ceil(config.watchdog.limits().idle) + HEALTH_SECONDS
 
 
 def health_command(config: Config) -> str:

@@ -82,7 +82,8 @@ class Engine:
     def dump(self, stuck: Sequence[processes.Process], wait: Callable[[float], bool]) -> None:
         """End processes that are stuck by a signal on which Python prints all its stacks.
 
-        It works where `ptrace` is not allowed, also on a process that was stopped.
+        It works where `ptrace` is not allowed, also on a process that was stopped. `wait` is that
+        of `kill_rest`.
         """
         there = [process for process in stuck if _alive(process)]
         for process in there:

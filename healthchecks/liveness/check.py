@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from contextlib import suppress
@@ -35,7 +36,9 @@ class Note:
         temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         text = json.dumps({"at": self.at, "ok": self.ok, "detail": self.detail})
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            # Never through a link, or into a file, that somebody else has put there.
+            temporary.unlink(missing_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
                 opened.write(text)
             temporary.replace(file)
@@ -51,13 +54,18 @@ class Note:
         return None
 
 
-def progress(target: Target, limits: Limits, watched: Path | None = None) -> ProbeResult:
+def progress(
+    target: Target, limits: Limits, watched: Path | None = None, patience: float = math.inf
+) -> ProbeResult:
     """Say whether the engine makes progress, or can.
 
     Moving counters are enough. Where they stand still one token is asked for, and the counters
     are watched on: a server that is only busy passes as soon as they move. An engine that does
     nothing fails ``limits.idle`` seconds after its last sign of life, one with requests after
     ``limits.busy``; the time before the first look counts as ``limits.quiet``.
+
+    After ``patience`` seconds an engine that is not judged yet counts as one that makes no
+    progress.
 
     ``watched`` names the file in which a watcher beside the server keeps what it found; one that
     is fresh is the answer, and the server is not asked at all.
@@ -73,7 +81,11 @@ def progress(target: Target, limits: Limits, watched: Path | None = None) -> Pro
         observer.settle(LOOK_SECONDS)
     if not observer.unreachable:
         finding = observer.look()
-    while finding.state == "still" and not observer.unreachable:
+    while (
+        finding.state == "still"
+        and not observer.unreachable
+        and time.monotonic() - began < patience
+    ):
         observer.settle(LOOK_SECONDS)
         finding = observer.look()
     seconds = round(time.monotonic() - began, 3)
@@ -85,4 +97,4 @@ def progress(target: Target, limits: Limits, watched: Path | None = None) -> Pro
 def _verdict(finding: Finding, observer: Observer) -> Verdict:
     if finding.state == "moving":
         return "refused" if observer.refused else "ok"
-    return "timeout" if finding.state == "hung" else "error"
+    return "error" if observer.unreachable else "timeout"

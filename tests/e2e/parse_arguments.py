@@ -35,6 +35,7 @@ PLAIN = (
     "reasoning_parser",
     "allowed_media_domains",
     "middleware",
+    "h11_max_incomplete_event_size",
     "distributed_executor_backend",
     "enable_prefix_caching",
     "async_scheduling",
@@ -70,6 +71,7 @@ def parse(parser: Any, words: list[str]) -> dict[str, Any]:
     validate_parsed_serve_args(args)
     values = {name: getattr(args, name) for name in PLAIN}
     values["cudagraph_mode"] = getattr(args.compilation_config.cudagraph_mode, "name", None)
+    values["grammars"] = args.structured_outputs_config.backend
     if args.reasoning_parser:
         ReasoningParserManager.get_reasoning_parser(args.reasoning_parser)
     args.model = args.model_tag

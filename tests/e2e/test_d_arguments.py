@@ -46,7 +46,9 @@ USUAL = {
     "data_parallel_size": 1,
     "host": "0.0.0.0",
     "port": 8000,
-    "middleware": [],
+    "middleware": ["appliance.inside.guard.Guard"],
+    "h11_max_incomplete_event_size": 65536,
+    "grammars": "guidance",
     "hf_overrides": {},
 }
 
@@ -142,7 +144,7 @@ def settings(kind: str) -> dict[str, Case]:
         "plain": case(kind, enforce_eager=kind == "cpu", cudagraph_mode=None),
         "key": case(
             kind, "server.bind='::'", "server.api_key_file=/etc/key",
-            middleware=["appliance.inside.auth.RequireKey"],
+            middleware=["appliance.inside.guard.Guard", "appliance.inside.auth.RequireKey"],
         ),
         "domains": case(
             kind, "server.allowed_media_domains=[a.example, b.example]",

@@ -205,9 +205,11 @@ def test_the_low_latency_profile() -> None:
         "--limit-mm-per-prompt", '{"audio":3,"image":5,"video":2}',
         "--reasoning-parser", "deepseek_r1",
         "--allowed-media-domains", "data-urls-only.invalid",
+        "--h11-max-incomplete-event-size", "65536", "--middleware", "appliance.inside.guard.Guard",
         "--shutdown-timeout", "45", "--disable-access-log-for-endpoints", "/health,/metrics",
         "--distributed-executor-backend", "mp",
         "--no-enable-prefix-caching", "--async-scheduling",
+        "--structured-outputs-config", '{"backend":"guidance"}',
         "--compilation-config", '{"cudagraph_mode":"FULL_DECODE_ONLY"}',
         "--additional-config", '{"weight_nz_mode":2}',
     )  # fmt: skip

@@ -88,6 +88,11 @@ HOSTS_AND_OVERRIDES: list[tuple[Inventory, tuple[str, ...]]] = [
     (A2, ("platform=cpu",)),
     (BARE, ("server.network=host", "container.memory=8g", "name=other")),
 ]
+# What every plan has, to keep the server up.
+GUARDED = (
+    "--h11-max-incomplete-event-size", "65536", "--middleware", "appliance.inside.guard.Guard",
+)  # fmt: skip
+GRAMMARS = ("--structured-outputs-config", '{"backend":"guidance"}')
 EVERY = pytest.mark.parametrize(
     ("host", "overrides"),
     HOSTS_AND_OVERRIDES,
@@ -186,8 +191,9 @@ def test_a_host_without_npus_gets_the_small_model_on_the_cpu() -> None:
         "--limit-mm-per-prompt", '{"audio":3,"image":5,"video":2}',
         "--reasoning-parser", "deepseek_r1",
         "--allowed-media-domains", "data-urls-only.invalid",
+        *GUARDED,
         "--shutdown-timeout", "45", "--disable-access-log-for-endpoints", "/health,/metrics",
-        "--enforce-eager",
+        "--enforce-eager", *GRAMMARS,
     )  # fmt: skip
 
 
@@ -241,11 +247,15 @@ def test_arguments_and_variables_of_an_atlas_a2() -> None:
         "--limit-mm-per-prompt", '{"audio":3,"image":5,"video":2}',
         "--reasoning-parser", "deepseek_r1",
         "--allowed-media-domains", "data-urls-only.invalid",
+        *GUARDED,
         "--shutdown-timeout", "45", "--disable-access-log-for-endpoints", "/health,/metrics",
-        "--distributed-executor-backend", "mp",
+        "--distributed-executor-backend", "mp", *GRAMMARS,
     )  # fmt: skip
     cache = "/var/cache/appliance"
     assert environment(made) == {
+        "APPLIANCE_SERVER_MAX_BODY_MB": "128",
+        "APPLIANCE_SERVER_MAX_MEDIA_MB": "4096",
+        "APPLIANCE_SERVER_MAX_MEDIA_SECONDS": "2400",
         "ASCEND_PROCESS_LOG_PATH": f"{cache}/ascend/log",
         "HCCL_BUFFSIZE": "1024",
         "HCCL_OP_EXPANSION_MODE": "AIV",
@@ -539,7 +549,7 @@ def test_on_a_bridge_the_host_port_is_not_the_containers() -> None:
 def test_media_domains_are_those_that_the_operator_names() -> None:
     made = plan(BARE, "server.allowed_media_domains=[a.example, b.example]")
     start = made.serve_args.index("--allowed-media-domains")
-    after = ("a.example", "b.example", "--shutdown-timeout")
+    after = ("a.example", "b.example", GUARDED[0])
     assert made.serve_args[start + 1 : start + 4] == after
 
 
@@ -558,6 +568,11 @@ def test_the_key_is_mounted_read_only_and_stands_nowhere_else() -> None:
     secret = Mount("bind", KEY, "/run/secrets/appliance-api-key", read_only=True)
     assert made.container.mounts[-1] == secret
     assert "--api-key" not in made.serve_args
+    # The last one is asked first.
+    words = [
+        made.serve_args[at + 1] for at, it in enumerate(made.serve_args) if it == "--middleware"
+    ]
+    assert words == ["appliance.inside.guard.Guard", "appliance.inside.auth.RequireKey"]
     assert "VLLM_API_KEY" not in environment(made)
     assert made.container.group_add == ()
 

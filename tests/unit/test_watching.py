@@ -138,6 +138,7 @@ def test_the_health_check_asks_the_supervisors_note_first() -> None:
     given = plan("watchdog.interval=2.5", "watchdog.deadline=40", "watchdog.backoff=9")
     words = shlex.split(given.container.healthcheck.command)
     assert words[-4:] == ["--interval", "2.5", "--deadline", "40"]
+    assert given.container.healthcheck.timeout == 68
     parsed = build_parser().parse_args(words[3:])
     assert (parsed.interval, parsed.quiet, parsed.deadline) == (2.5, 15.0, 40.0)
 
@@ -315,7 +316,7 @@ def test_the_status_as_json(told: Any, capsys: pytest.CaptureFixture[str]) -> No
     show.status(told({"phase": "down", "detail": "x", "failures": past}), as_json=True)
     document = json.loads(capsys.readouterr().out)
     first, second = document["failures"]
-    assert first == failure(code=101, evidence="/x", forgiven=False)
+    assert first == failure(code=101, evidence="/x", served=True, forgiven=False)
     assert (second["cause"], second["code"], second["forgiven"]) == ("killed", None, True)
     assert document["state"] == "failed"
 
