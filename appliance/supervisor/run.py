@@ -88,21 +88,20 @@ class Supervisor:
             self.store.forgive()
             return 0
         self._began = time.monotonic()
+        self.store.enter("starting")
+        self._complain()
         try:
             engine = Engine(self.command, self.environment)
         except OSError as error:
             words = f"{self.command[0]} can't be started: {error}"
             return self._fail("engine-died", words, NO_COMMAND, {})
         self._engine = engine
-        self.store.enter("starting")
-        self._complain()
         watcher = Watcher(
             self.target, self.settings, engine.pid, lambda: self.events.put(READY), self.events.put
         )
         watcher.note_file = Path(names.PROGRESS_FILE)
         try:
-            if self.settings.watchdog.enabled:
-                watcher.start()
+            watcher.start()
             return self._live(engine)
         finally:
             watcher.stop()

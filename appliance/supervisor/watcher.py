@@ -70,7 +70,10 @@ class Watcher:
         self._done.set()
 
     def _work(self) -> None:
-        verdict = self._load() or self._serve()
+        verdict = self._load()
+        if verdict is None and not self._done.is_set():
+            self._on_ready()
+            verdict = self._serve() if self._settings.watchdog.enabled else None
         if verdict is not None and not self._done.is_set():
             self._note(ok=False, detail=verdict.detail)
             self._on_verdict(verdict)
@@ -82,18 +85,18 @@ class Watcher:
             with self._going_on():
                 if self._answers():
                     return None
+                if not self._settings.watchdog.enabled:
+                    continue
                 self._table.update()
                 if words := self._table.stopped():
                     return self._verdict("engine-hung", words)
-            if time.monotonic() - began > self._settings.start:
+            overdue = time.monotonic() - began > self._settings.start
+            if overdue and self._settings.watchdog.enabled:
                 words = f"the API did not answer within {self._settings.start:g} s of the start"
                 return self._verdict("not-ready", words)
         return None
 
     def _serve(self) -> Verdict | None:
-        if self._done.is_set():
-            return None
-        self._on_ready()
         with self._going_on():
             self._table.remember()
         observer = Observer(self._target, self._limits)
