@@ -25,7 +25,7 @@ e2e: $(VENV)/.dev
 
 # Those that are quick enough for every run; `make faults` injects them all.
 faults-quick: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/faults -m "not long" --saturation 30 --junit-xml=reports/faults.xml
+	$(BIN)/python -m pytest tests/faults -m "not long" --saturation 20 --junit-xml=reports/faults.xml
 
 faults: $(VENV)/.dev  ## Inject every fault into a real engine, and record what each cost
 	$(BIN)/python -m pytest tests/faults --record reports/faults.json

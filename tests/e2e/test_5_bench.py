@@ -415,7 +415,7 @@ def test_what_a_sweep_measured_before_ctrl_c_is_kept(served: Served) -> None:
     assert [run.label for run in result.runs] == ["concurrency 1"]
     assert [run.metrics["completed"] for run in result.runs] == [4]
     assert all(run.metrics.keys() == METRICS for run in result.runs)
-    assert result.notes[-1] == "Interrupted after 2 runs."
+    assert result.notes[-1] == "Interrupted after 1 runs."
     wait_until("the job is gone", 30, lambda: JOB not in containers())
 
 
