@@ -199,12 +199,12 @@ def struck(ready: Appliance) -> Callable[..., Row]:
     def strike(name: str, inject: Callable[[Appliance], None], flying: int = 20) -> Row:
         flight = ready.flight(flying)
         wait_until("the requests are there", 60, lambda: flight.taken() >= min(flying, 20))
-        before, known = ready.started(), ready.failures()
+        before, known = ready.started(), {it["at"] for it in ready.failures()}
         began = time.monotonic()
         inject(ready)
         seconds = ready.again(began, before)
         lost = flight.land()
-        failures = [failure for failure in ready.failures() if failure not in known]
+        failures = [failure for failure in ready.failures() if failure["at"] not in known]
         cause = f"[{failures[-1]['cause']}] {failures[-1]['detail']}" if failures else None
         row = Row(name, dict(lost), round(seconds, 1), cause)
         ready.rows.append(row)
