@@ -248,8 +248,9 @@ def test_saturation_is_no_fault(ready: Appliance, request: pytest.FixtureRequest
     )
 
 
+@long
 def test_a_stop_lets_running_requests_end(ready: Appliance) -> None:
-    flight = ready.flight(4, tokens=800)
+    flight = ready.flight(4, tokens=1500)
     wait_taken(flight, 4)
     stopping = subprocess.Popen(["docker", "stop", NAME], stdout=subprocess.DEVNULL)
     said = "appliance: SIGINT: ending"
