@@ -65,7 +65,8 @@ class Flight:
         return self.ends
 
     async def _fly(self) -> None:
-        limits = httpx.Limits(max_connections=None)
+        # A kept connection may be closed by the server just as the next request goes out.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         async with httpx.AsyncClient(timeout=END_SECONDS, limits=limits, trust_env=False) as client:
             await asyncio.gather(*(self._one(client) for _ in range(self.count)))
 
